@@ -1,0 +1,1 @@
+"""MUI of Mixture-of-Experts language models: contributions, key neurons, utilization, experts."""
