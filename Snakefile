@@ -1,0 +1,34 @@
+"""How Mixture-of-Experts language models use their neurons, from checkpoints to one report.
+
+A table of contents: the stages stand in the order in which data flows, one file each. `all` is everything;
+every stage has a target of its own name, for instance `snakemake --cores all utilization`.
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/checkpoints.smk"
+include: "rules/responses.smk"
+include: "rules/contributions.smk"
+include: "rules/key_neurons.smk"
+include: "rules/utilization.smk"
+include: "rules/experts.smk"
+include: "rules/enrichment.smk"
+include: "rules/sensitivity.smk"
+include: "rules/masking.smk"
+include: "rules/dynamics.smk"
+include: "rules/report.smk"
+include: "rules/tracking.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/{STUDY.name}/report.html",
+        f"results/{STUDY.name}/tracking.json",

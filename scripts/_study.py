@@ -1,0 +1,175 @@
+"""A study's configuration: read, checked against its schema, and spread out into what rules need.
+
+Known to the Snakefile and to command-line tools, not to the package. Light on purpose: it is imported
+by every dry-run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schemas" / "study.schema.yaml"
+
+
+class StudyError(ValueError):
+    """A mistake in a study's configuration: the key, the value found, the allowed ones."""
+
+
+class Study:
+    """A valid study with every default filled in. Raises StudyError for an invalid one."""
+
+    def __init__(self, config: Mapping[str, Any], schema: Path = SCHEMA):
+        rules = yaml.safe_load(schema.read_text())
+        self.config = _with_defaults(dict(config), rules, rules)
+        errors = sorted(Draft202012Validator(rules).iter_errors(self.config), key=lambda e: [str(p) for p in e.path])
+        if errors:
+            raise StudyError("; ".join(_explain(error) for error in errors[:3]))
+        self.name: str = self.config["study"]
+        self.models: dict[str, dict[str, Any]] = self.config["models"]
+        self.tasks: dict[str, dict[str, Any]] = self.config["tasks"]
+        self.suites = self._suites()
+        self._check()
+
+    def __getitem__(self, key: str) -> Any:
+        return self.config[key]
+
+    def checkpoints(self, model: str) -> list[str]:
+        """The model's checkpoint names in training order, as the config lists them."""
+        return [entry["name"] for entry in self.models[model]["checkpoints"]]
+
+    def checkpoint(self, model: str, name: str) -> dict[str, Any]:
+        """One checkpoint's entry."""
+        return next(entry for entry in self.models[model]["checkpoints"] if entry["name"] == name)
+
+    def trained(self) -> list[str]:
+        """Models that the workflow trains itself."""
+        return [name for name, model in self.models.items() if "train" in model["source"]]
+
+    def untrained_checkpoint(self, model: str) -> str | None:
+        """The checkpoint that has seen no tokens, the baseline of enrichment; None where the study has none."""
+        for entry in self.models[model]["checkpoints"]:
+            if entry.get("step") == 0 or entry.get("tokens") == 0:
+                return str(entry["name"])
+        return None
+
+    def masked_checkpoints(self) -> dict[str, str]:
+        """The checkpoint of each model on which masking is measured."""
+        if self["masking"]["checkpoints"] == "none":
+            return {}
+        return {model: self.checkpoints(model)[-1] for model in self.models}
+
+    def _suites(self) -> dict[str, list[str]]:
+        """Tasks that share one model load; a task in no suite is a suite of its own."""
+        suites = {name: list(tasks) for name, tasks in self.config["suites"].items()}
+        listed = [task for tasks in suites.values() for task in tasks]
+        for task in listed:
+            if task not in self.tasks:
+                raise StudyError(f"suites names the task {task!r}; allowed are {sorted(self.tasks)}")
+            if listed.count(task) > 1:
+                raise StudyError(
+                    f"suites holds the task {task!r} {listed.count(task)} times; a task belongs to one suite"
+                )
+        for task in self.tasks:
+            if task not in listed:
+                if task in suites:
+                    raise StudyError(f"the task {task!r} is in no suite, yet a suite has its name; rename one of them")
+                suites[task] = [task]
+        return suites
+
+    def _check(self) -> None:
+        for model, entry in self.models.items():
+            names = self.checkpoints(model)
+            if len(set(names)) < len(names):
+                raise StudyError(f"models.{model}.checkpoints: found {names}; each name may stand once")
+            kind = next(iter(entry["source"]))
+            needs = {"train": "step", "hub": "revision"}.get(kind)
+            for checkpoint in entry["checkpoints"]:
+                where = f"models.{model}.checkpoints.{checkpoint['name']}"
+                for key in ("step", "revision", "commit"):
+                    if key in checkpoint and key != needs and not (key == "commit" and kind == "hub"):
+                        raise StudyError(
+                            f"{where}.{key}: found {checkpoint[key]!r}; a model from {kind!r} takes no {key}"
+                        )
+                if needs and needs not in checkpoint:
+                    raise StudyError(f"{where}: {needs} is missing; a model from {kind!r} needs it")
+            saved = entry.get("training", {}).get("save_steps")
+            for checkpoint in entry["checkpoints"] if saved else []:
+                if checkpoint["step"] not in saved:
+                    raise StudyError(
+                        f"models.{model}.checkpoints.{checkpoint['name']}.step: found {checkpoint['step']}; "
+                        f"allowed are the training's save_steps {saved}"
+                    )
+            if "training" in entry and kind != "train":
+                raise StudyError(
+                    f"models.{model}.training: only a model with source.train takes it, this one has {kind!r}"
+                )
+        stored = self["contributions"]
+        for section, key, allowed in (
+            ("analysis", "threshold", stored["thresholds"]),
+            ("analysis", "curve_threshold", stored["thresholds"]),
+            ("masking", "threshold", stored["thresholds"]),
+            ("analysis", "formulation", stored["formulations"]),
+            ("analysis", "selection", stored["selections"]),
+        ):
+            if self[section][key] not in allowed:
+                raise StudyError(f"{section}.{key}: found {self[section][key]!r}; contributions stores {allowed}")
+
+
+def load(path: Path) -> Study:
+    """The study of a config file. Raises StudyError, also for text that is no YAML mapping."""
+    config = yaml.safe_load(path.read_text())
+    if not isinstance(config, dict):
+        raise StudyError(f"{path} holds {type(config).__name__}; a study is a mapping of keys, see config/README.md")
+    return Study(config)
+
+
+def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """A copy of `value` with the schema's defaults put in where a key is missing."""
+    if "$ref" in rules:
+        rules = {**root["$defs"][rules["$ref"].rsplit("/", 1)[-1]], **{k: v for k, v in rules.items() if k != "$ref"}}
+    if isinstance(value, list) and isinstance(rules.get("items"), Mapping):
+        return [_with_defaults(item, rules["items"], root) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    filled = dict(value)
+    for key, rule in rules.get("properties", {}).items():
+        if key not in filled and "default" in rule:
+            filled[key] = rule["default"]
+        if key in filled:
+            filled[key] = _with_defaults(filled[key], rule, root)
+    extra = rules.get("additionalProperties")
+    if isinstance(extra, Mapping):
+        known = rules.get("properties", {})
+        filled = {k: v if k in known else _with_defaults(v, extra, root) for k, v in filled.items()}
+    return filled
+
+
+def _explain(error: ValidationError) -> str:
+    where = ".".join(str(part) for part in error.absolute_path) or "config"
+    rules = error.schema if isinstance(error.schema, Mapping) else {}
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        allowed = sorted(rules.get("properties", {}))
+        unknown = next(key for key in error.instance if key not in allowed)
+        close = difflib.get_close_matches(str(unknown), allowed, 1)
+        return f"{where}: unknown key {unknown!r}; allowed are {allowed}" + (
+            f"; did you mean {close[0]!r}?" if close else ""
+        )
+    if error.validator == "required":
+        return f"{where}: {error.message}; it has {sorted(error.instance)}"
+    if error.validator == "enum":
+        return f"{where}: found {error.instance!r}; allowed are {rules['enum']}"
+    if error.validator == "oneOf":
+        choices = [" + ".join(option.get("required", [])) for option in rules["oneOf"]]
+        found = dict(error.instance) if isinstance(error.instance, Mapping) else error.instance
+        return f"{where}: found {found!r}; allowed is exactly one of {choices}"
+    limits = {
+        k: rules[k] for k in ("type", "minimum", "exclusiveMinimum", "maximum", "pattern", "minItems") if k in rules
+    }
+    return f"{where}: found {error.instance!r}; allowed is {rules.get('description') or limits or error.message}"

@@ -1,0 +1,266 @@
+"""Contributions against pencil and paper, against a slow oracle, and under changes that must not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moemui import contributions, families
+from moemui.capture import IMPLEMENTATION, Tap
+from moemui.contributions import ConservationError, Options, Sample, Scorer, batches
+
+EVERYTHING = Options(thresholds=(1.0,))
+
+
+def samples(count: int = 5, seed: int = 0) -> list[Sample]:
+    """Samples of different lengths; the first has an empty response, the second one token."""
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda n: torch.randint(3, 97, (n,), generator=g).tolist()  # noqa: E731
+    return [Sample(str(i), draw(2 + i % 3), draw(i)) for i in range(count)]
+
+
+@pytest.fixture
+def two_experts() -> torch.nn.Module:
+    """One layer of two experts, whose input is exactly (1, 1, 1, 1).
+
+    Attention adds nothing (its output projection is 0), the embedding has root mean square 1, the router knows no
+    preference (G = 1/2), and the activation is ReLU. Widths are 4 because grouped matrix products want 16 bytes;
+    of each expert's neurons two are at work and the others have weights of 0.
+    """
+    config = transformers.OlmoeConfig(
+        vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1,
+        num_experts=2, num_experts_per_tok=2, hidden_act="relu", rms_norm_eps=0.0, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.OlmoeForCausalLM(config).eval().requires_grad_(False)
+    layer = model.model.layers[0]
+    model.model.embed_tokens.weight[:] = 1
+    layer.self_attn.o_proj.weight.zero_()
+    layer.mlp.gate.weight.zero_()
+    experts = layer.mlp.experts
+    experts.gate_up_proj.zero_()
+    experts.down_proj.zero_()
+    experts.gate_up_proj[0, [0, 1, 4, 5], :2] = torch.tensor([[1.0, 0], [0, 1], [2, 0], [0, 3]])  # gate 1, 1; up 2, 3
+    experts.down_proj[0, :2, :2] = torch.tensor([[1.0, 0], [0, -1]])
+    experts.gate_up_proj[1, [0, 1, 4, 5], :2] = torch.tensor([[1.0, 1], [1, -1], [1, 0], [1, 0]])  # gate 2, 0; up 1, 1
+    experts.down_proj[1, :2, :2] = torch.tensor([[0.0, 1], [1, 1]])
+    model.lm_head.weight[5] = torch.tensor([1.0, 2.0, 0.0, 0.0])
+    return model
+
+
+IDLE = [2, 3, 5, 6, 7]  # score 0 under every formulation: neuron 5's gate is 0, the others' weights are
+
+
+@pytest.mark.parametrize(
+    ("formulation", "gate_weighting", "neurons", "scores"),
+    [
+        # Expert 0 has neurons 0, 1 and expert 1 has 4, 5. W_down · W_head[5] is 1, −2 and 2, 3; G = 1/2.
+        ("projection", True, [4, 0, *IDLE, 1], [2.0, 0.5, -1.0]),
+        ("projection", False, [4, 0, *IDLE, 1], [4.0, 1.0, -2.0]),
+        ("glu", True, [4, 0, *IDLE, 1], [2.0, 1.0, -3.0]),
+        ("glu", False, [4, 0, *IDLE, 1], [4.0, 2.0, -6.0]),
+        ("activation", True, [4, 0, 1, *IDLE], [2.0, 1.0, 1.0]),  # a tie goes to the lower neuron
+    ],
+)
+def test_two_experts_worked_by_hand(two_experts, formulation, gate_weighting, neurons, scores):
+    options = Options(formulations=(formulation,), thresholds=(1.0,), gate_weighting=gate_weighting)
+    chunk = Scorer(two_experts, options).score([Sample("a", [3], [5])])
+    neuron, token, score = chunk.ranked[formulation, "pairs"]
+    assert neuron[0, 0].tolist() == neurons
+    assert score[0, 0][~np.isin(neuron[0, 0], IDLE)].tolist() == scores
+    assert not score[0, 0][np.isin(neuron[0, 0], IDLE)].any()
+    assert token[0, 0].tolist() == [0] * 8
+    assert chunk.routed_tokens[0, 0].tolist() == [1, 1]
+    assert chunk.gate_mass[0, 0].tolist() == [0.5, 0.5]
+
+
+def test_pairs_and_neurons_over_two_equal_tokens(two_experts):
+    options = Options(formulations=("projection",), thresholds=(0.5,))
+    chunk = Scorer(two_experts, options).score([Sample("a", [3], [5, 5])])
+    neuron, token, _ = chunk.ranked["projection", "pairs"]
+    assert list(zip(neuron[0, 0].tolist(), token[0, 0].tolist(), strict=True)) == [(4, 0), (4, 1), (0, 0), (0, 1)]
+    neuron, token, _ = chunk.ranked["projection", "neurons"]
+    assert list(zip(neuron[0, 0].tolist(), token[0, 0].tolist(), strict=True)) == [(4, 0), (0, 0), (2, 0), (3, 0)]
+
+
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_equals_the_slow_oracle(family):
+    model = tiny_models.build(family)
+    scorer = Scorer(model, EVERYTHING, eos_ids=[2])
+    batch = samples()
+    chunk = scorer.score(batch)
+    assert chunk.conservation.max() < 1e-5
+    assert scorer.identity_error(batch[3]) == 0
+    for s, sample in enumerate(batch):
+        if not sample.response:
+            assert all((neuron[s] == -1).all() for neuron, _, _ in chunk.ranked.values())
+            continue
+        for place, expected in enumerate(tiny_models.oracle(model, list(sample.prompt), list(sample.response))):
+            for formulation in contributions.FORMULATIONS:
+                values = expected[formulation]
+                used = ~np.isnan(values)
+                neuron, token, score = (a[s, place] for a in chunk.ranked[formulation, "pairs"])
+                kept = neuron >= 0
+                assert kept.sum() == min(len(neuron), used.sum())
+                np.testing.assert_allclose(score[kept], values[token[kept], neuron[kept]], rtol=2e-4, atol=2e-6)
+                best = np.sort(values[used])[::-1][: kept.sum()]
+                np.testing.assert_allclose(score[kept], best, rtol=2e-4, atol=2e-6)
+                neuron, token, score = (a[s, place] for a in chunk.ranked[formulation, "neurons"])
+                kept = neuron >= 0
+                assert len(set(neuron[kept])) == kept.sum() == used.any(0).sum()
+                np.testing.assert_allclose(score[kept], np.nanmax(values[:, neuron[kept]], 0), rtol=2e-4, atol=2e-6)
+
+
+def test_routing_counts_and_gate_mass():
+    model = tiny_models.build("deepseek_v2")
+    chunk = Scorer(model, EVERYTHING).score(samples())
+    lengths = chunk.response_tokens
+    assert lengths.tolist() == [0, 1, 2, 3, 4]
+    assert (chunk.routed_tokens[:, :, :8].sum(2) == 2 * lengths[:, None]).all()
+    assert (chunk.routed_tokens[:, :, 8:] == lengths[:, None, None]).all()  # a shared expert sees every token
+    assert (chunk.gate_mass[:, :, 8:] == lengths[:, None, None]).all()  # with weight 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.permutations(range(5)), max_tokens=st.integers(1, 40))
+def test_order_and_batch_size_never_change_a_ranking(order, max_tokens):
+    model = tiny_models.build("qwen2_moe")
+    batch = samples()
+    plain = Scorer(model, Options(thresholds=(0.05,))).score(batch)
+    other = Scorer(model, Options(thresholds=(0.05,), max_batch_tokens=max_tokens)).score([batch[i] for i in order])
+    for setting, (neuron, token, score) in plain.ranked.items():
+        assert (other.ranked[setting][0] == neuron[list(order)]).all()
+        assert (other.ranked[setting][1] == token[list(order)]).all()
+        np.testing.assert_allclose(other.ranked[setting][2], score[list(order)], rtol=1e-4, atol=1e-5)
+
+
+def test_same_token_alignment_scores_the_state_at_the_token():
+    model = tiny_models.build("olmoe")
+    prompt, response = [5, 6, 7], [11, 12]
+    shifted = Scorer(model, Options(thresholds=(1.0,), alignment="same_token")).score([Sample("a", prompt, response)])
+    # The state at y_t predicts what follows, so pairing it with y_t's row is next_token scoring of y_{t+1} := y_t.
+    for t, target in enumerate(response):
+        expected = tiny_models.oracle(model, [*prompt, *response[: t + 1]], [target])[0]["glu"][0]
+        neuron, token, score = (a[0, 0] for a in shifted.ranked["glu", "pairs"])
+        mine = token == t
+        np.testing.assert_allclose(score[mine], expected[neuron[mine]], rtol=2e-4, atol=2e-6)
+
+
+def test_end_of_sequence_is_left_out_unless_asked_for():
+    model = tiny_models.build("olmoe")
+    sample = [Sample("a", [5, 6], [7, 8, 2])]
+    assert Scorer(model, EVERYTHING, eos_ids=[2]).score(sample).response_tokens.tolist() == [2]
+    including = Options(thresholds=(1.0,), eos="include")
+    assert Scorer(model, including, eos_ids=[2]).score(sample).response_tokens.tolist() == [3]
+
+
+def test_final_norm_folds_the_norm_into_the_head():
+    model = tiny_models.build("llama")
+    folded = families.unembedding(model, "final_norm")
+    expected = model.lm_head.weight * model.model.norm.weight
+    torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_that_was_not_seen_fails():
+    model = tiny_models.build("deepseek_v2")
+    block = model.model.layers[1].mlp
+    block.register_forward_hook(lambda module, args, output: output * 1.001)
+    with pytest.raises(ConservationError, match=r"model\.layers\.1\.mlp .*above the tolerance"):
+        Scorer(model, EVERYTHING).score(samples())
+    assert model.config._experts_implementation != IMPLEMENTATION
+
+
+def test_weights_that_are_not_finite_fail():
+    model = tiny_models.build("olmoe")
+    model.model.layers[0].mlp.experts.down_proj[:, 0, 0] = float("nan")
+    with pytest.raises(ConservationError, match="not finite"):
+        Scorer(model, EVERYTHING).score(samples())
+
+
+def test_experts_that_bypass_the_dispatch_fail():
+    model = tiny_models.build("olmoe")
+    block = model.model.layers[0].mlp
+    block.forward = lambda hidden_states: hidden_states
+    with pytest.raises(RuntimeError, match="without its experts passing the dispatch"):
+        Scorer(model, EVERYTHING).score(samples())
+
+
+def test_an_empty_prompt_and_a_foreign_token_are_refused_by_name():
+    scorer = Scorer(tiny_models.build("olmoe"), EVERYTHING)
+    with pytest.raises(ValueError, match="sample q7 has an empty prompt"):
+        scorer.score([Sample("q7", [], [5])])
+    with pytest.raises(ValueError, match="sample q8 holds token 97, but the head has 97 rows"):
+        scorer.score([Sample("q8", [5], [97])])
+
+
+def test_the_tap_lets_go_after_an_exception():
+    model = tiny_models.build("deepseek_v2")
+    ids = torch.tensor([[5, 6, 7]])
+    before = model(input_ids=ids).logits
+    sites = families.sites(model)
+
+    def broken(*seen):
+        raise KeyError("observer")
+
+    with pytest.raises(KeyError, match="observer"), Tap(model, sites, observer=broken):
+        model(input_ids=ids)
+    assert torch.equal(model(input_ids=ids).logits, before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    with Tap(model, sites):
+        assert torch.equal(model(input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "gpt_oss", "llama"])
+def test_masking_a_neuron_is_zeroing_its_down_projection(family):
+    ids = torch.tensor([[5, 6, 7, 8]])
+    model, twin = tiny_models.build(family), tiny_models.build(family)
+    sites = families.sites(model)
+    neurons = [torch.tensor([0, 3, site.layer.neurons - 1]) for site in sites]
+    for site, chosen in zip(families.sites(twin), neurons, strict=True):
+        layer = site.layer
+        for index in chosen.tolist():
+            if index < layer.routed * layer.width:
+                expert, j = divmod(index, layer.width)
+                weight = site.experts.down_proj[expert]
+                (weight[j] if site.experts.is_transposed else weight[:, j]).zero_()
+            else:
+                site.shared.down_proj.weight[:, index - layer.routed * layer.width] = 0
+    with Tap(model, sites, masked_neurons=neurons):
+        masked = model(input_ids=ids).logits
+        generated = model.generate(ids, max_new_tokens=4, do_sample=False)
+    torch.testing.assert_close(masked, twin(input_ids=ids).logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(generated, twin.generate(ids, max_new_tokens=4, do_sample=False))
+    assert not torch.allclose(masked, model(input_ids=ids).logits)
+
+
+def test_a_mask_outside_the_layer_is_refused():
+    model = tiny_models.build("llama")
+    sites = families.sites(model)
+    with pytest.raises(ValueError, match=r"layer 0: masked neurons 24\.\.24 lie outside 0\.\.23"):
+        Tap(model, sites, masked_neurons=[torch.tensor([24])] * len(sites))
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=30), st.integers(1, 120))
+def test_batches_hold_every_wanted_sample_once_within_the_budget(items, budget):
+    lengths, wanted = [n for n, _ in items], [w for _, w in items]
+    found = list(batches(lengths, wanted, budget))
+    assert sorted(i for batch in found for i in batch) == [i for i, w in enumerate(wanted) if w]
+    assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget for batch in found)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"formulations": ("projektion",)}, "formulations is .*projektion.*; allowed are"),
+        ({"alignment": "last"}, "alignment is .*last"),
+        ({"selections": ()}, "selections is"),
+        ({"thresholds": ()}, "thresholds is empty"),
+    ],
+)
+def test_options_name_what_is_allowed(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Options(**wrong)

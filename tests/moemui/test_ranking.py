@@ -1,0 +1,68 @@
+"""Ranking against sorting everything, with ties on purpose."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moemui.ranking import Slots, rank_neurons, rank_pairs, to_arrays
+
+
+@st.composite
+def problems(draw):
+    """A few samples with a few tokens, each using some of 4 routed experts of 3 neurons and one shared of 5.
+
+    Scores come from a handful of values, so ties are the rule.
+    """
+    samples = draw(st.integers(1, 4))
+    values = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 2.0])
+    routed, shared = [], []
+    for sample in range(samples):
+        for token in range(draw(st.integers(0, 4))):
+            for expert in draw(st.sets(st.integers(0, 3), min_size=1, max_size=3)):
+                routed.append((expert, sample, token, draw(st.lists(values, min_size=3, max_size=3))))
+            shared.append((4, sample, token, draw(st.lists(values, min_size=5, max_size=5))))
+    routed.sort(key=lambda slot: slot[0])  # as they come from the dispatch: ordered by expert
+    return samples, draw(st.integers(1, 20)), routed, shared
+
+
+def slots(items, width):
+    return Slots(
+        torch.tensor([item[3] for item in items], dtype=torch.float32).reshape(-1, width),
+        torch.tensor([item[1] for item in items], dtype=torch.int64),
+        torch.tensor([item[2] for item in items], dtype=torch.int64),
+        torch.tensor([item[0] * 3 for item in items], dtype=torch.int64),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_equals_sorting_everything(problem):
+    samples, ranks, routed, shared = problem
+    groups = [slots(routed, 3), slots(shared, 5)]
+    everything = [
+        (sample, -value, token, expert * 3 + j)
+        for expert, sample, token, values in routed + shared
+        for j, value in enumerate(values)
+    ]
+    pairs = [a.numpy() for a in to_arrays(rank_pairs(groups, samples, ranks), samples, ranks)]
+    neurons = [a.numpy() for a in to_arrays(rank_neurons(groups, samples, ranks), samples, ranks)]
+    for sample in range(samples):
+        mine = sorted(item[1:] for item in everything if item[0] == sample)
+        compare(pairs, sample, mine[:ranks])
+        best: dict[int, tuple[float, int, int]] = {}
+        for item in mine:  # sorted, so the first is the highest score at its first token
+            best.setdefault(item[2], item)
+        compare(neurons, sample, sorted(best.values())[:ranks])
+
+
+def compare(arrays, sample, expected):
+    neuron, token, score = (array[sample] for array in arrays)
+    n = len(expected)
+    assert neuron[:n].tolist() == [item[2] for item in expected]
+    assert token[:n].tolist() == [item[1] for item in expected]
+    np.testing.assert_array_equal(score[:n], np.array([-item[0] for item in expected], dtype=np.float32))
+    assert (neuron[n:] == -1).all()
+    assert (token[n:] == -1).all()

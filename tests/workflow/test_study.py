@@ -1,0 +1,82 @@
+"""A study's configuration: defaults, and mistakes that are told with key, value and allowed values."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from _study import SCHEMA, Study, StudyError, load
+from moemui.training import Recipe
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+VALID = {
+    "study": "s",
+    "models": {"m": {"source": {"hub": "a/b"}, "checkpoints": [{"name": "c", "revision": "main"}]}},
+    "tasks": {"t": {"lm_eval": "arc_easy", "domain": "science"}},
+}
+
+
+def test_defaults_are_filled_in():
+    study = Study(VALID)
+    assert study["contributions"]["thresholds"] == [0.0008, 0.001, 0.002]
+    assert study.models["m"]["dtype"] == "bfloat16"
+    assert study.suites == {"t": ["t"]}  # a task in no suite is a suite of its own
+    assert study.masked_checkpoints() == {"m": "c"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_ready_study_is_valid(path):
+    study = load(path)
+    assert study.models
+    assert study.suites
+
+
+def change(path, value):
+    config = copy.deepcopy(VALID)
+    *parents, last = path
+    target = config
+    for key in parents:
+        target = target.setdefault(key, {}) if isinstance(target, dict) else target[key]
+    target[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("contributions", "treshold"), 1, r"contributions: unknown key 'treshold'; allowed are .*; did you mean 'thresholds'"),
+        (("contributions", "thresholds"), [10], r"contributions.thresholds.0: found 10; allowed is .*'maximum': 1"),
+        (("contributions", "alignment"), "last", r"contributions.alignment: found 'last'; allowed are \['next_token', 'same_token'\]"),
+        (("contributions", "formulations"), ["glu"], r"analysis.formulation: found 'projection'; contributions stores \['glu'\]"),
+        (("analysis", "threshold"), 0.01, r"analysis.threshold: found 0.01; contributions stores"),
+        (("study",), "a/b", r"study: found 'a/b'; allowed is letters, digits"),
+        (("study",), "../x", r"study: found '../x'"),
+        (("tasks", "t"), {"domain": "d"}, r"tasks.t: found \{'domain': 'd'\}; allowed is exactly one of \['lm_eval', 'responses'\]"),
+        (("models", "m", "dtype"), "int4", r"models.m.dtype: found 'int4'; allowed are \['float32'"),
+        (("models", "m", "checkpoints"), [{"name": "c"}], r"models.m.checkpoints.c: revision is missing"),
+        (("models", "m", "checkpoints", 0, "step"), 5, r"models.m.checkpoints.c.step: found 5; a model from 'hub' takes no step"),
+        (("models", "m", "checkpoints", 0, "commit"), "abc", r"models.m.checkpoints.0.commit: found 'abc'"),
+        (("suites",), {"x": ["nope"]}, r"suites names the task 'nope'; allowed are \['t'\]"),
+        (("suites",), {"x": ["t"], "y": ["t"]}, r"holds the task 't' 2 times"),
+        (("models", "m", "training"), {"save_steps": [0]}, r"models.m.training: only a model with source.train"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named(path, value, message):
+    with pytest.raises(StudyError, match=message):
+        Study(change(path, value))
+
+
+def test_a_step_that_training_does_not_save_is_named():
+    config = change(("models", "m"), {
+        "source": {"train": "olmoe"}, "training": {"save_steps": [0, 50]}, "checkpoints": [{"name": "c", "step": 60}],
+    })  # fmt: skip
+    with pytest.raises(StudyError, match=r"models.m.checkpoints.c.step: found 60; allowed are the training's save_steps \[0, 50\]"):
+        Study(config)
+
+
+def test_the_schema_knows_every_knob_of_a_recipe():
+    knobs = yaml.safe_load(SCHEMA.read_text())["$defs"]["training"]["properties"]
+    assert set(knobs) == {field.name for field in fields(Recipe)} - {"family"}
