@@ -9,7 +9,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
+# Snakemake merges config files key by key. A study stands alone, so the embedded one is read only where no other is.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
@@ -30,5 +33,5 @@ include: "rules/tracking.smk"
 rule all:
     default_target: True
     input:
-        f"results/{STUDY.name}/report.html",
-        f"results/{STUDY.name}/tracking.json",
+        "<results>/report.html",
+        "<results>/tracking.json",

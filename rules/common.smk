@@ -14,8 +14,14 @@ except StudyError as error:
     raise WorkflowError(f"The study's configuration has a mistake. {error}") from None
 
 
+# Studies never share a folder: paths in rules begin with <results>.
+pathvars:
+    results=f"results/{STUDY.name}",
+    logs="<results>/logs",
+    benchmarks="<results>/benchmarks",
+
+
 wildcard_constraints:
-    study=re.escape(STUDY.name),
     model="|".join(map(re.escape, STUDY.models)),
     checkpoint="|".join(
         sorted({re.escape(name) for model in STUDY.models for name in STUDY.checkpoints(model)})
@@ -28,7 +34,7 @@ def model_files(name, model="{model}", tasks=None):
     if model == "{model}":
         return lambda wildcards: model_files(name, wildcards.model, tasks)
     return [
-        f"results/{STUDY.name}/{model}/{checkpoint}/{middle}{name}"
+        f"<results>/{model}/{checkpoint}/{middle}{name}"
         for checkpoint in STUDY.checkpoints(model)
         for middle in ([f"{task}/" for task in tasks] if tasks is not None else [""])
     ]
@@ -41,7 +47,7 @@ def study_files(name, tasks=None):
 
 def table(name, folder="tables"):
     """A table's Parquet file and its CSV twin as named outputs."""
-    return {name: f"results/{{study}}/{folder}/{name}.parquet", f"{name}_csv": f"results/{{study}}/{folder}/{name}.csv"}
+    return {name: f"<results>/{folder}/{name}.parquet", f"{name}_csv": f"<results>/{folder}/{name}.csv"}
 
 
 def order(model):
@@ -51,3 +57,54 @@ def order(model):
         {"checkpoint": entry["name"], "order": place, "tokens": entry.get("tokens"), "step": entry.get("step")}
         for place, entry in enumerate(entries)
     ]
+
+
+MODEL_TABLES = ["performance", "utilization", "saturation", "expert_frequency", "key_experts"]
+if STUDY.trained() == list(STUDY.models):
+    MODEL_TABLES.append("training")
+
+
+def model_tables(name):
+    """A table of every model."""
+    return [f"<results>/{model}/{name}.parquet" for model in STUDY.models]
+
+
+def model_resources():
+    """What a job with a loaded model asks of a cluster."""
+    wanted = STUDY["resources"]
+    return {"mem_mb": wanted["model_mem_mb"], **({"gpu": wanted["gpus"]} if wanted["gpus"] else {})}
+
+
+# Tables of one model or suite each, and what they are gathered from into one table for the study.
+GATHERED = {name: model_tables(name) for name in MODEL_TABLES}
+if STUDY.masked_checkpoints():
+    for name in ("masking", "masking_effect"):
+        GATHERED[name] = [
+            f"<results>/{model}/{checkpoint}/masking/{suite}/{name}.parquet"
+            for model, checkpoint in STUDY.masked_checkpoints().items()
+            for suite in STUDY.suites
+        ]
+REPORTED = [*GATHERED, "enrichment", "sensitivity", "phases"]
+
+# The records of all jobs before the report, in the order of the data.
+RECORDS = [
+    f"<results>/records/{name}.json"
+    for name in [
+        *[f"{model}/train" for model in STUDY.trained()],
+        *[f"task_data/{task}" for task, entry in STUDY.tasks.items() if "synthetic" in entry],
+        *[
+            f"{model}/{checkpoint}/{stage}"
+            for model in STUDY.models
+            for checkpoint in STUDY.checkpoints(model)
+            for stage in [
+                "checkpoint",
+                *[f"{stage}_{suite}" for stage in ("responses", "contributions", "key_neurons") for suite in STUDY.suites],
+            ]
+        ],
+        *[f"{model}/{stage}" for model in STUDY.models for stage in ("utilization", "experts")],
+        *["enrichment", "sensitivity"],
+        *[f"{model}/{checkpoint}/masking_{suite}" for model, checkpoint in STUDY.masked_checkpoints().items() for suite in STUDY.suites],
+        "dynamics",
+        *[f"tables/{table}" for table in GATHERED],
+    ]
+]

@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
+STARTED = datetime.now(UTC)
 RECORD_VERSION = 1
 PACKAGES = (
     "torch", "transformers", "lm_eval", "datasets", "zarr", "h5py", "numpy", "scipy", "statsmodels", "pandas",
@@ -59,9 +60,8 @@ def run(main: Callable[..., Mapping[str, Any] | None]) -> None:
     leaves nothing that looks finished. On an error the end of the log goes to the terminal and the job fails.
     """
     job = sys.modules["__main__"].snakemake
-    name = " ".join([job.rule, *(str(value) for key, value in job.wildcards.items() if key != "study")])
+    name = " ".join([job.rule, *map(str, job.wildcards)])
     terminal = _redirect(Path(job.log[0]))
-    started = datetime.now(UTC)
     parts = {str(path): _part(Path(path)) for path in job.output}
     try:
         for part in parts.values():
@@ -70,7 +70,7 @@ def run(main: Callable[..., Mapping[str, Any] | None]) -> None:
         record_path = Path(job.output.record)
         outputs = {key: _paths(value, parts) for key, value in job.output.items() if key != "record"}
         inputs = {key: _paths(value) for key, value in job.input.items()}
-        available = {**inputs, **outputs, **dict(job.params.items()), **dict(job.wildcards.items())}
+        available = {**dict(job.wildcards.items()), **dict(job.params.items()), **inputs, **outputs}
         available["progress"] = Progress(name, terminal)
         metrics = main(**_wanted(main, available)) or {}
         for final, part in parts.items():
@@ -79,7 +79,7 @@ def run(main: Callable[..., Mapping[str, Any] | None]) -> None:
                     raise RuntimeError(f"{job.rule} ended without writing {final}")
                 _remove(Path(final))
                 part.rename(final)
-        record = _record(job, started, metrics)
+        record = _record(job, metrics)
         parts[str(record_path)].write_text(json.dumps(record, indent=1))
         parts[str(record_path)].rename(record_path)
     except Exception as error:
@@ -142,7 +142,7 @@ def _wanted(main: Callable[..., Any], available: Mapping[str, Any]) -> dict[str,
     return {name: available[name] for name in wanted}
 
 
-def _record(job: Any, started: datetime, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _record(job: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
     ended = datetime.now(UTC)
     return {
         "record_version": RECORD_VERSION,
@@ -152,9 +152,9 @@ def _record(job: Any, started: datetime, metrics: Mapping[str, Any]) -> dict[str
         "metrics": dict(metrics),
         "inputs": {str(path): digest(Path(path)) for path in job.input},
         "outputs": {str(path): digest(Path(path)) for path in job.output if path != job.output.record},
-        "started": started.isoformat(),
+        "started": STARTED.isoformat(),
         "ended": ended.isoformat(),
-        "seconds": (ended - started).total_seconds(),
+        "seconds": (ended - STARTED).total_seconds(),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "host": platform.node(),
         "python": platform.python_version(),

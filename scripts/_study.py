@@ -65,6 +65,43 @@ class Study:
             return {}
         return {model: self.checkpoints(model)[-1] for model in self.models}
 
+    def source(self, model: str) -> dict[str, Any]:
+        """Where the model's checkpoints come from, as moemui.checkpoints takes it."""
+        entry = self.models[model]
+        return {**entry["source"], "trust_remote_code": entry["trust_remote_code"]}
+
+    def loading(self, model: str) -> dict[str, Any]:
+        """How the model is loaded."""
+        spread = self.models[model]["device_map"] == "auto"
+        return {"dtype": self.models[model]["dtype"], "device_map": "auto" if spread else None}
+
+    def task(self, name: str) -> dict[str, Any]:
+        """A task's entry as moemui.harness.TaskSpec takes it, without the data file of a synthetic one."""
+        return {key: value for key, value in self.tasks[name].items() if key != "synthetic"}
+
+    def task_files(self, names: list[str]) -> list[str]:
+        """Files that the tasks are read from: given responses, and task files of their folders."""
+        files = {str(self.tasks[name]["responses"]) for name in names if "responses" in self.tasks[name]}
+        for folder in {self.tasks[name]["include"] for name in names if "include" in self.tasks[name]}:
+            files.update(str(path) for path in Path(folder).glob("*") if path.is_file())
+        return sorted(files)
+
+    def main_settings(self) -> list[list[Any]]:
+        """The settings (formulation, selection, threshold) that trajectories and figures show, the main one first."""
+        analysis = self["analysis"]
+        thresholds = dict.fromkeys([analysis["threshold"], analysis["curve_threshold"]])
+        return [[analysis["formulation"], analysis["selection"], threshold] for threshold in thresholds]
+
+    def about(self) -> dict[str, Any]:
+        """What the report says about the study itself."""
+        return {
+            "name": self.name,
+            "description": self.config.get("description", ""),
+            "trained_here": self.trained(),
+            "families": {name: model.get("family", name) for name, model in self.models.items()},
+            **{key: self[key] for key in ("analysis", "contributions", "masking")},
+        }
+
     def _suites(self) -> dict[str, list[str]]:
         """Tasks that share one model load; a task in no suite is a suite of its own."""
         suites = {name: list(tasks) for name, tasks in self.config["suites"].items()}
@@ -89,6 +126,11 @@ class Study:
             if len(set(names)) < len(names):
                 raise StudyError(f"models.{model}.checkpoints: found {names}; each name may stand once")
             kind = next(iter(entry["source"]))
+            if ("training" in entry) != (kind == "train"):
+                found = "is given" if "training" in entry else "is missing"
+                raise StudyError(
+                    f"models.{model}.training {found}, and the source is {kind!r}; only 'train' goes with it"
+                )
             needs = {"train": "step", "hub": "revision"}.get(kind)
             for checkpoint in entry["checkpoints"]:
                 where = f"models.{model}.checkpoints.{checkpoint['name']}"
@@ -106,10 +148,6 @@ class Study:
                         f"models.{model}.checkpoints.{checkpoint['name']}.step: found {checkpoint['step']}; "
                         f"allowed are the training's save_steps {saved}"
                     )
-            if "training" in entry and kind != "train":
-                raise StudyError(
-                    f"models.{model}.training: only a model with source.train takes it, this one has {kind!r}"
-                )
         stored = self["contributions"]
         for section, key, allowed in (
             ("analysis", "threshold", stored["thresholds"]),

@@ -7,7 +7,7 @@ whole of every layer's output was seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,6 +63,11 @@ class Options:
                 )
         if not self.thresholds:
             raise ValueError("thresholds is empty; give at least one share of a layer's neurons, such as 0.001")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Options:
+        """Options from plain types, such as `to_dict` gives; lists become tuples."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def ranks(self, geometry: Geometry) -> int:
         """Ranked entries to keep a sample and layer: the largest k_l of the largest threshold."""

@@ -105,12 +105,16 @@ def unembedding(model: Foreign, head: str = "raw") -> torch.Tensor:
     # A vector of ones has root mean square 1, so an RMS norm maps it to its own effective weight, 1 + w included.
     ones = torch.ones(rows.shape[1], dtype=torch.float32, device=rows.device)
     scale = norm(ones.to(rows.dtype)).float()
-    if (
-        not torch.allclose(norm(2 * ones.to(rows.dtype)).float(), scale, rtol=1e-2)
-        or not scale.abs().sum() > 0
-    ):
+    if not torch.allclose(norm(2 * ones.to(rows.dtype)).float(), scale, rtol=1e-2) or not scale.abs().sum() > 0:
         raise UnsupportedModelError(f"the final norm {type(norm).__name__} is no plain scaling; use head: raw")
     return (rows.float() * scale).to(rows.dtype)
+
+
+def end_tokens(model: Foreign, tokenizer: Any) -> list[int]:
+    """Ids that end a response: the tokenizer's and all of the generation config's, ascending; empty without any."""
+    listed = model.generation_config.eos_token_id if model.generation_config else None
+    found = {tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])}
+    return sorted(token for token in found if token is not None)
 
 
 def _dispatched(layer: nn.Module) -> list[Foreign]:

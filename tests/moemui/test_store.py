@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from moemui import store
 from moemui.geometry import Geometry, Layer
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import _code
 import pytest
+
+import _code
 
 
 @pytest.fixture

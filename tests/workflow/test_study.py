@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from _study import SCHEMA, Study, StudyError, load
 from moemui.training import Recipe
 
@@ -61,7 +62,7 @@ def change(path, value):
         (("models", "m", "checkpoints", 0, "commit"), "abc", r"models.m.checkpoints.0.commit: found 'abc'"),
         (("suites",), {"x": ["nope"]}, r"suites names the task 'nope'; allowed are \['t'\]"),
         (("suites",), {"x": ["t"], "y": ["t"]}, r"holds the task 't' 2 times"),
-        (("models", "m", "training"), {"save_steps": [0]}, r"models.m.training: only a model with source.train"),
+        (("models", "m", "training"), {"save_steps": [0]}, r"models.m.training is given, and the source is 'hub'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named(path, value, message):

@@ -1,0 +1,55 @@
+# Daily work. `make results` and `make test` each work first, on a fresh clone.
+VENV ?= .venv
+PYTHON ?= python3
+CONFIG ?= config/config.yaml
+STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
+ENV = $(VENV)/.installed
+SNAKEMAKE = $(VENV)/bin/snakemake --cores all --configfile $(CONFIG)
+PORT ?= 5000
+
+.PHONY: help results report ui test lint check format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(ENV): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+results: $(ENV)  ## run the embedded study (CONFIG=config/smoke.yaml for another one)
+	$(SNAKEMAKE)
+	@echo "report: results/$(STUDY)/report.html   runs: make ui"
+
+report: $(ENV)  ## only what the report needs
+	$(SNAKEMAKE) report
+
+ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
+	$(VENV)/bin/mlflow server --backend-store-uri sqlite:///results/mlflow/mlflow.db \
+	  --artifacts-destination results/mlflow/artifacts --host 127.0.0.1 --port $(PORT)
+
+test: $(ENV)  ## all tests
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+lint: $(ENV)  ## ruff, snakefmt, mypy, snakemake --lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/snakefmt --check Snakefile rules
+	$(VENV)/bin/mypy
+	$(VENV)/bin/snakemake --lint
+
+check: lint test  ## what CI runs
+
+format: $(ENV)  ## put Python and Snakemake files into shape
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/snakefmt Snakefile rules
+
+lock:  ## renew requirements.lock from the ranges in pyproject.toml
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[dev]'
+	@# A CPU build calls itself 2.13.0+cpu; the lock means the version, whatever the build.
+	build/lock/bin/python -m pip freeze --exclude moemui | sed 's/+cpu$$//' > requirements.lock
+
+clean:  ## remove all results
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

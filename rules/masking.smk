@@ -1,0 +1,46 @@
+"""What does a task lose without its key neurons, and what without as many random ones?
+
+INPUTS   checkpoint.json, responses.jsonl and key_neurons.h5 of a model's last checkpoint.
+OUTPUTS  <results>/{model}/{checkpoint}/masking/{suite}/masking.parquet and masking_effect.parquet.
+
+A job answers all tasks of a suite again, once for each condition, on one loaded model.
+"""
+
+for suite, tasks in STUDY.suites.items():
+
+    rule:
+        name:
+            f"masking_{suite}"
+        input:
+            checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
+            responses=expand("<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks),
+            key_neurons=expand("<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks),
+            data=[f"<results>/task_data/{task}.jsonl" for task in tasks if "synthetic" in STUDY.tasks[task]],
+            files=STUDY.task_files(tasks),
+        output:
+            **table("masking", f"{{model}}/{{checkpoint}}/masking/{suite}"),
+            **table("masking_effect", f"{{model}}/{{checkpoint}}/masking/{suite}"),
+            record=f"<results>/records/{{model}}/{{checkpoint}}/masking_{suite}.json",
+        log:
+            f"<results>/logs/{{model}}/{{checkpoint}}/masking_{suite}.log",
+        benchmark:
+            f"<results>/benchmarks/{{model}}/{{checkpoint}}/masking_{suite}.tsv"
+        conda:
+            "../envs/model.yaml"
+        threads: 1
+        resources:
+            **model_resources(),
+        params:
+            tasks={task: STUDY.task(task) for task in tasks},
+            batch_size=STUDY["responses"]["batch_size"],
+            loading=lambda wildcards: STUDY.loading(wildcards.model),
+            setting=[STUDY["analysis"][key] for key in ("formulation", "selection")] + [STUDY["masking"]["threshold"]],
+            seeds=STUDY["masking"]["seeds"],
+            code=digest("mask_neurons"),
+        script:
+            "../scripts/mask_neurons.py"
+
+
+rule masking:
+    input:
+        GATHERED.get("masking", []),

@@ -1,0 +1,43 @@
+"""Frequency, MUI and key experts of every checkpoint and task of a model."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from _job import run
+from moemui import key_neurons as files
+from moemui import tables
+from moemui.experts import rows
+
+
+def main(
+    *,
+    key_neurons: list[Path],
+    checkpoints: list[Path],
+    expert_frequency: Path,
+    key_experts: Path,
+    order: list[str],
+    expert_threshold: float,
+    seed: int,
+) -> dict:
+    """expert_frequency, key_experts: the tables to write. order: checkpoint names in training order."""
+    tokens = {name: json.loads(path.read_text())["tokens"] for name, path in zip(order, checkpoints, strict=True)}
+    parts = []
+    for path in key_neurons:
+        file = files.read(path)
+        parts.append(
+            rows(
+                key_neurons=file,
+                tokens=tokens[file.checkpoint],
+                order=order.index(file.checkpoint),
+                expert_threshold=expert_threshold,
+                seed=seed,
+            )
+        )
+    tables.write(pd.concat([part[0] for part in parts], ignore_index=True), expert_frequency, "expert_frequency")
+    tables.write(pd.concat([part[1] for part in parts], ignore_index=True), key_experts, "key_experts")
+    return {"cells": len(parts)}
+
+
+if __name__ == "__main__":
+    run(main)

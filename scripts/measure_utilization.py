@@ -1,0 +1,45 @@
+"""MUI, saturation and performance of every checkpoint and task of a model."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+from _job import run
+from moemui import key_neurons as files
+from moemui import tables
+from moemui.performance import row as performance_row
+from moemui.utilization import common_samples, rows, saturation_rows
+
+
+def main(
+    *,
+    key_neurons: list[Path],
+    checkpoints: list[Path],
+    utilization: Path,
+    saturation: Path,
+    performance: Path,
+    order: list[str],
+) -> dict:
+    """utilization, saturation, performance: the tables to write. order: checkpoint names in training order."""
+    tokens = {name: json.loads(path.read_text())["tokens"] for name, path in zip(order, checkpoints, strict=True)}
+    opened = [files.read(path) for path in key_neurons]
+    common = {
+        "all": common_samples(file.samples.n for file in opened),
+        "correct": common_samples(int((file.samples.correct == 1).sum()) for file in opened),
+    }
+    measured, curves, answered = [], [], []
+    for file in opened:
+        place = {"tokens": tokens[file.checkpoint], "order": order.index(file.checkpoint)}
+        measured.append(rows(key_neurons=file, common_m=common, **place))
+        curves.append(saturation_rows(key_neurons=file, **place))
+        answered.append(
+            performance_row(model=file.model, checkpoint=file.checkpoint, task=file.task, samples=file.samples, **place)
+        )
+    tables.write(pd.concat(measured, ignore_index=True), utilization, "utilization")
+    tables.write(pd.concat(curves, ignore_index=True), saturation, "saturation")
+    tables.write(tables.TABLES["performance"].frame(answered), performance, "performance")
+    return {"cells": len(opened), "common_m": common["all"]}
+
+
+if __name__ == "__main__":
+    run(main)

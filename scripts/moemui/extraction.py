@@ -1,0 +1,126 @@
+"""From responses to a contributions store, and from a store to key neurons: files in, files out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moemui import key_neurons, store
+from moemui.responses import read_responses
+
+if TYPE_CHECKING:
+    from moemui.contributions import ChunkScores, Scorer
+
+
+class IdentityError(RuntimeError):
+    """The model computes something else under the tap than without it."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What an extraction says about itself: largest relative errors, response tokens scored, bytes on disk."""
+
+    conservation_error: float
+    identity_error: float
+    response_tokens: int
+    bytes: int
+
+
+def extract(
+    scorer: Scorer,
+    records: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    attributes: Mapping[str, Any],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Quality:
+    """Score the records of responses.jsonl and write them as a contributions store.
+
+    Memory is bounded by `store.CHUNK_SAMPLES` samples. progress is called with the number of samples done.
+    Raises ConservationError or IdentityError above tolerance, ValueError for a sample that can't be scored or no
+    samples at all; no finished store is left then.
+    """
+    from moemui.contributions import Sample
+
+    if not records:
+        raise ValueError(f"{path.parent} has no responses; a task needs at least one sample")
+    samples = [Sample(record["id"], record["prompt_ids"], record["response_ids"]) for record in records]
+    for sample in samples:
+        scorer.scored_tokens(sample)  # a bad sample stops the job before any work
+    identity = scorer.identity_error(samples[0])
+    if not identity <= scorer.tolerance:
+        raise IdentityError(
+            f"logits under the tap differ by {identity:.2g} of the largest one, above {scorer.tolerance:g}; "
+            "this model can't be measured"
+        )
+    conservation, tokens = 0.0, 0
+    with store.create(
+        path,
+        geometry=scorer.geometry,
+        sample_ids=[sample.id for sample in samples],
+        settings=[(f, s) for f in scorer.options.formulations for s in scorer.options.selections],
+        ranks=scorer.ranks,
+        attributes={**attributes, "options": scorer.options.to_dict(), "identity_error": identity},
+    ) as writer:
+        for start in range(0, len(samples), store.CHUNK_SAMPLES):
+            chunk = scorer.score(
+                samples[start : start + store.CHUNK_SAMPLES], lambda done, start=start: progress(start + done)
+            )
+            writer.write(start, _arrays(chunk))
+            conservation = max(conservation, float(chunk.conservation.max()))
+            tokens += int(chunk.response_tokens.sum())
+    return Quality(conservation, identity, tokens, store.Contributions(path).bytes)
+
+
+def _arrays(chunk: ChunkScores) -> dict[str, np.ndarray]:
+    arrays = {
+        "routing/tokens": chunk.routed_tokens,
+        "routing/gate_mass": chunk.gate_mass,
+        "quality/conservation": chunk.conservation,
+        "samples/response_tokens": chunk.response_tokens,
+    }
+    for (formulation, selection), ranked in chunk.ranked.items():
+        for name, values in zip(("neuron", "token", "score"), ranked, strict=True):
+            arrays[f"scores/{formulation}/{selection}/{name}"] = values
+    return arrays
+
+
+def select_key_neurons(
+    contributions: Path, responses: Path, path: Path, *, thresholds: Iterable[float], model: str, checkpoint: str
+) -> None:
+    """Key sets of every stored formulation and selection at every threshold, written as key_neurons.h5.
+
+    Raises ValueError where store and responses are not of the same samples.
+    """
+    scores, records = store.Contributions(contributions), read_responses(responses)
+    ids = [record["id"] for record in records]
+    if ids != scores.sample_ids:
+        raise ValueError(f"{contributions} and {responses} hold other samples; delete the store and run again")
+    sets = {}
+    for formulation, selection in scores.settings:
+        ranked = scores.ranked(formulation, selection)
+        for threshold in thresholds:
+            sets[key_neurons.Setting(formulation, selection, threshold)] = key_neurons.select(
+                neuron=ranked.neuron, score=ranked.score, geometry=scores.geometry, threshold=threshold
+            )
+    verdict = {True: 1, False: 0, None: -1}
+    key_neurons.write(
+        path,
+        model=model,
+        checkpoint=checkpoint,
+        task=records[0]["task"],
+        geometry=scores.geometry,
+        samples=key_neurons.Samples(
+            id=np.array(ids, dtype=object),
+            domain=np.array([record["domain"] for record in records], dtype=object),
+            correct=np.array([verdict[record["correct"]] for record in records], dtype=np.int8),
+            response_tokens=scores.array("samples/response_tokens"),
+        ),
+        sets=sets,
+        routed_tokens=key_neurons.routed_tokens(tokens=scores.array("routing/tokens"), geometry=scores.geometry),
+        options=scores.attributes["options"],
+    )

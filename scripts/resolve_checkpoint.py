@@ -1,0 +1,24 @@
+"""Pin a checkpoint to exact files on this machine."""
+
+import json
+from pathlib import Path
+
+from _job import run
+from moemui import tables
+from moemui.checkpoints import resolve
+
+
+def main(*, checkpoint: Path, source: dict, entry: dict, training: Path | list, history: Path | list) -> dict:
+    """checkpoint: the manifest to write. training, history: folder and table of the training run, or empty."""
+    manifest = resolve(source, entry, training=training or None)
+    tokens = entry.get("tokens")
+    if tokens is None and history:
+        steps = tables.read(history, "training").set_index("step")["tokens"]
+        tokens = float(steps.get(entry["step"], 0))  # step 0 has read nothing
+    manifest["tokens"] = tokens
+    checkpoint.write_text(json.dumps(manifest, indent=1))
+    return {"bytes": sum(file["bytes"] or 0 for file in manifest["files"].values())}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,190 @@
+"""Enrichment: Fisher's tea tasting, the paper-sized table, empty margins, families of tests, the baseline."""
+
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moemui import enrichment
+from moemui.enrichment import always_key, cross_table, fisher
+from moemui.tables import TABLES
+
+
+def test_fishers_tea_tasting():
+    # R: fisher.test(TeaTasting): p-value = 0.4857, 95 % interval 0.2117329 621.9337505, odds ratio 6.408309; its root
+    # search is coarse, so the interval's ends are held to their definition as well
+    found = fisher(shared_key=3, shared_other=1, routed_key=1, routed_other=3)
+    assert found.p_greater == pytest.approx(17 / 70)
+    assert found.p_two_sided == pytest.approx(34 / 70)
+    assert found.odds_ratio_conditional == pytest.approx(6.408309, rel=1e-4)
+    assert (found.low, found.high) == pytest.approx((0.2117329, 621.9337505), rel=0.01)
+    ways = np.array([1, 16, 36, 16, 1])
+    at_low, at_high = ways * found.low ** np.arange(5), ways * found.high ** np.arange(5)
+    assert at_low[3:].sum() / at_low.sum() == pytest.approx(0.025)
+    assert at_high[:4].sum() / at_high.sum() == pytest.approx(0.025)
+    assert found.odds_ratio == 9
+    # Haldane–Anscombe: 3.5²/1.5²; its log has the standard error √(2/3.5 + 2/1.5)
+    assert found.odds_ratio_corrected == pytest.approx(49 / 9)
+    assert found.odds_ratio_corrected_low == pytest.approx(49 / 9 * np.exp(-1.959964 * np.sqrt(2 / 3.5 + 2 / 1.5)))
+    assert (found.odds_ratio_note, found.note) == ("", "")
+
+
+def test_every_shared_and_no_routed_expert_key_has_an_infinite_odds_ratio():
+    found = fisher(shared_key=24, shared_other=0, routed_key=0, routed_other=1536)
+    assert found.p_greater == pytest.approx(1 / comb(1560, 24))  # 1.7e-53
+    assert np.isnan([found.odds_ratio, found.odds_ratio_conditional, found.high]).all()
+    assert found.low > 50
+    assert found.odds_ratio_note == "infinite"
+    assert found.odds_ratio_corrected == pytest.approx(24.5 * 1536.5 / 0.25)
+
+
+def test_no_shared_expert_key_has_an_odds_ratio_of_zero():
+    found = fisher(shared_key=0, shared_other=2, routed_key=5, routed_other=5)
+    assert (found.odds_ratio, found.odds_ratio_conditional, found.low, found.p_greater) == (0, 0, 0, 1)
+    assert found.high > 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "note"),
+    [
+        ((0, 0, 3, 5), "no shared experts"),
+        ((1, 1, 0, 0), "no routed experts"),
+        ((0, 2, 0, 8), "no key expert"),
+        ((2, 0, 8, 0), "every expert is key"),
+        ((0, 0, 0, 8), "no shared experts, no key expert"),
+    ],
+)
+def test_an_empty_margin_gives_p_one_and_no_odds_ratio(counts, note):
+    names = ("shared_key", "shared_other", "routed_key", "routed_other")
+    found = fisher(**dict(zip(names, counts, strict=True)))
+    assert (found.p_greater, found.p_two_sided, found.note, found.testable) == (1.0, 1.0, note, False)
+    assert np.isnan([found.odds_ratio, found.odds_ratio_conditional, found.odds_ratio_corrected]).all()
+
+
+def test_negative_counts_are_refused():
+    with pytest.raises(ValueError, match="holds a negative count"):
+        fisher(shared_key=-1, shared_other=1, routed_key=1, routed_other=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(*[st.integers(0, 6)] * 4))
+def test_p_greater_is_the_hypergeometric_tail(counts):
+    a, b, c, d = counts
+    tail = sum(comb(a + b, x) * comb(c + d, a + c - x) for x in range(a, min(a + b, a + c) + 1))
+    found = fisher(shared_key=a, shared_other=b, routed_key=c, routed_other=d)
+    assert found.p_greater == pytest.approx(tail / comb(a + b + c + d, a + c))
+
+
+def test_experts_of_a_task_set_are_those_key_on_every_task_and_count_once():
+    keys = [np.array([1, 1, 0, 1], dtype=bool), np.array([1, 0, 0, 1], dtype=bool)]
+    both = always_key(keys=keys)
+    assert both.tolist() == [True, False, False, True]
+    assert cross_table(key=both, shared=np.array([False, False, False, True])) == {
+        "shared_key": 1,
+        "shared_other": 0,
+        "routed_key": 1,
+        "routed_other": 2,
+    }
+    with pytest.raises(ValueError, match="the task set is empty"):
+        always_key(keys=[])
+
+
+def frequencies(cells, tasks=("add", "sort"), shared=("L0-S1",), threshold=0.001):
+    """expert_frequency rows: cells are (model, checkpoint, tokens, {task: {expert: frequency}})."""
+    rows = []
+    for order, (model, checkpoint, tokens, by_task) in enumerate(cells):
+        for task in tasks:
+            for rank, (expert, often) in enumerate(by_task[task].items(), start=1):
+                rows.append(
+                    {
+                        "model": model,
+                        "checkpoint": checkpoint,
+                        "tokens": tokens,
+                        "order": order,
+                        "task": task,
+                        "formulation": "projection",
+                        "selection": "pairs",
+                        "threshold": threshold,
+                        "expert": expert,
+                        "layer": 0,
+                        "kind": "shared" if expert in shared else "routed",
+                        "n_samples": 10,
+                        "frequency": often,
+                        "expert_mui": 0.5,
+                        "is_key": often >= 0.6,
+                        "rank": rank,
+                        "routed_tokens": 7,
+                    }
+                )
+    return TABLES["expert_frequency"].frame(rows)
+
+
+ROUTED = [f"L0-E{i}" for i in range(9)]
+EARLY = {"add": dict.fromkeys(ROUTED, 0.1) | {"L0-S1": 1.0}, "sort": dict.fromkeys(ROUTED, 0.0) | {"L0-S1": 0.9}}
+LATE = {
+    "add": dict.fromkeys(ROUTED, 0.1) | {"L0-E0": 0.7, "L0-E1": 0.8, "L0-S1": 1.0},
+    "sort": dict.fromkeys(ROUTED, 0.1) | {"L0-E0": 0.6, "L0-E2": 0.9, "L0-S1": 0.6},
+}
+
+
+def test_rows_by_hand_with_the_untrained_checkpoint_beside():
+    found = enrichment.rows(frequencies=frequencies([("ds", "s0", 0, EARLY), ("ds", "s9", 9e3, LATE)]))
+    found = found.set_index(["checkpoint", "task_set"])
+    counts = found[["shared_key", "shared_other", "routed_key", "routed_other"]]
+    assert counts.loc[("s9", "all")].tolist() == [1, 0, 1, 8]
+    assert counts.loc[("s9", "add")].tolist() == [1, 0, 2, 7]
+    assert counts.loc[("s0", "all")].tolist() == [1, 0, 0, 9]
+    # one shared expert among ten: p = share of key experts
+    assert found.loc[("s9", "all"), "p_greater"] == pytest.approx(0.2)
+    assert found.loc[("s9", "all"), "p_greater_baseline"] == pytest.approx(0.1)
+    assert found.loc[("s9", "all"), "odds_ratio_corrected_baseline"] == pytest.approx(1.5 * 9.5 / (0.5 * 0.5))
+    assert found["is_baseline"].tolist() == [True] * 3 + [False] * 3
+    assert found.loc[("s9", "all"), "n_tasks"] == 2
+    assert found["note"].eq("").all()
+    # p: 0.1 three times, 0.2, 0.3, 0.3 → Benjamini–Hochberg 0.1·6/3, 0.2·6/4, 0.3·6/6
+    assert found["q_greater"].tolist() == pytest.approx([0.2, 0.2, 0.2, 0.3, 0.3, 0.3])
+
+
+def test_a_model_without_shared_experts_is_said_and_leaves_the_family_alone():
+    plain = {task: dict.fromkeys(ROUTED[:3], 0.7) for task in ("add", "sort")}
+    cells = [("ds", "s0", 0, EARLY), ("olmoe", "main", np.nan, plain)]
+    found = enrichment.rows(frequencies=frequencies(cells)).set_index(["model", "task_set"])
+    olmoe = found.loc[("olmoe", "all")]
+    assert olmoe["note"] == "no shared experts, every expert is key; no untrained checkpoint"
+    assert (olmoe["p_greater"], olmoe["q_greater"], olmoe["odds_ratio_note"]) == (1, 1, "undefined")
+    assert not olmoe["is_baseline"]
+    assert pd.isna(olmoe["p_greater_baseline"])
+    assert found.loc[("ds", "all"), "q_greater"] == pytest.approx(0.1)
+
+
+def test_settings_are_families_of_their_own():
+    cells = [("ds", "s0", 0, EARLY)]
+    both = pd.concat([frequencies(cells), frequencies([("ds", "s0", 0, LATE)], threshold=0.01)])
+    found = enrichment.rows(frequencies=both).set_index(["threshold", "task_set"])
+    assert found.loc[0.001, "q_greater"].tolist() == pytest.approx([0.1] * 3)
+    assert found.loc[0.01, "q_greater"].tolist() == pytest.approx([0.3] * 3)
+
+
+def test_named_task_sets_need_all_their_tasks():
+    found = enrichment.rows(
+        frequencies=frequencies([("ds", "s0", 0, EARLY)]), task_sets={"pair": ["add", "sort"], "more": ["add", "code"]}
+    )
+    assert found["task_set"].tolist() == ["pair"]
+
+
+def test_a_single_task_is_the_whole_set():
+    found = enrichment.rows(frequencies=frequencies([("ds", "s0", 0, EARLY)], tasks=("add",)))
+    assert found["task_set"].tolist() == ["all"]
+
+
+def test_tasks_with_other_experts_are_refused():
+    strange = {"add": {"L0-E0": 0.1}, "sort": {"L0-E1": 0.1}}
+    with pytest.raises(ValueError, match="the tasks have different experts"):
+        enrichment.rows(frequencies=frequencies([("ds", "s0", 0, strange)]))
+
+
+def test_no_rows_give_an_empty_table():
+    assert len(enrichment.rows(frequencies=TABLES["expert_frequency"].frame([]))) == 0
