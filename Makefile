@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONFIG ?= config/config.yaml
 STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
 ENV = $(VENV)/.installed
-SNAKEMAKE = $(VENV)/bin/snakemake --cores all --configfile $(CONFIG)
+HOW = --cores all --configfile $(CONFIG)
 PORT ?= 5000
 
 .PHONY: help results report ui test lint check format lock clean
@@ -18,11 +18,11 @@ $(ENV): requirements.lock
 	touch $@
 
 results: $(ENV)  ## run the embedded study (CONFIG=config/smoke.yaml for another one)
-	$(SNAKEMAKE)
+	$(VENV)/bin/snakemake $(HOW)
 	@echo "report: results/$(STUDY)/report.html   runs: make ui"
 
 report: $(ENV)  ## only what the report needs
-	$(SNAKEMAKE) report
+	$(VENV)/bin/snakemake report $(HOW)
 
 ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
 	$(VENV)/bin/mlflow server --backend-store-uri sqlite:///results/mlflow/mlflow.db \

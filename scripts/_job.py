@@ -129,7 +129,7 @@ def _remove(path: Path) -> None:
 
 
 def _paths(value: Any, parts: Mapping[str, Path] | None = None) -> Any:
-    """A named input or output as Path, or as list of Path."""
+    """A named input or output as Path, or as list of Path (empty for an optional one that is absent)."""
     if isinstance(value, str):
         return parts[value] if parts else Path(value)
     return [_paths(str(item), parts) for item in value]

@@ -27,10 +27,10 @@ class Study:
 
     def __init__(self, config: Mapping[str, Any], schema: Path = SCHEMA):
         rules = yaml.safe_load(schema.read_text())
-        self.config = _with_defaults(dict(config), rules, rules)
-        errors = sorted(Draft202012Validator(rules).iter_errors(self.config), key=lambda e: [str(p) for p in e.path])
+        errors = sorted(Draft202012Validator(rules).iter_errors(config), key=lambda e: [str(p) for p in e.path])
         if errors:
             raise StudyError("; ".join(_explain(error) for error in errors[:3]))
+        self.config = _with_defaults(config, rules, rules)
         self.name: str = self.config["study"]
         self.models: dict[str, dict[str, Any]] = self.config["models"]
         self.tasks: dict[str, dict[str, Any]] = self.config["tasks"]
@@ -203,6 +203,10 @@ def _explain(error: ValidationError) -> str:
         return f"{where}: {error.message}; it has {sorted(error.instance)}"
     if error.validator == "enum":
         return f"{where}: found {error.instance!r}; allowed are {rules['enum']}"
+    if error.validator == "not":
+        return (
+            f"{where}: found {error.instance!r}, which the workflow uses itself, as {rules['not']['enum']}; rename it"
+        )
     if error.validator == "oneOf":
         choices = [" + ".join(option.get("required", [])) for option in rules["oneOf"]]
         found = dict(error.instance) if isinstance(error.instance, Mapping) else error.instance

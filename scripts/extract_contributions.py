@@ -25,21 +25,16 @@ def main(
     loaded, tokenizer = checkpoints.load(manifest, **loading)
     scorer = Scorer(loaded, Options.from_mapping(options), eos_ids=families.end_tokens(loaded, tokenizer))
     records = [read_responses(path) for path in responses]
-    done, total = 0, sum(map(len, records))
-    qualities = []
+    total = sum(map(len, records))
+    qualities: list[extraction.Quality] = []
     for task_records, store in zip(records, stores, strict=True):
+        before = sum(quality.samples for quality in qualities)
+
+        def report(done: int, before: int = before) -> None:
+            progress(before + done, total)
+
         attributes = {"model": model, "manifest": manifest, "dtype": loading["dtype"]}
-        before = done
-        qualities.append(
-            extraction.extract(
-                scorer,
-                task_records,
-                store,
-                attributes=attributes,
-                progress=lambda n, before=before: progress(before + n, total),
-            )
-        )
-        done += len(task_records)
+        qualities.append(extraction.extract(scorer, task_records, store, attributes=attributes, progress=report))
     return {
         "samples": total,
         "response_tokens": sum(q.response_tokens for q in qualities),

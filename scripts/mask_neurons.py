@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+
 from _job import run
 from moemui import checkpoints, families, harness, tables
 from moemui import key_neurons as files
@@ -71,7 +73,9 @@ def main(
     }
 
 
-def _answering(model, tokenizer, name: str, entry: dict, records: list[dict], batch_size: int) -> Callable:  # noqa: ANN001
+def _answering(
+    model: Any, tokenizer: Any, name: str, entry: dict, records: list[dict], batch_size: int
+) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """A function that gives correctness (int8, −1 not graded) and reference NLL of the task's samples, as masked."""
     generated = "lm_eval" in entry
     if generated:

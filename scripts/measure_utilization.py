@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
+
 from _job import run
 from moemui import key_neurons as files
 from moemui import tables

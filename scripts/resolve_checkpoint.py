@@ -9,10 +9,10 @@ from moemui.checkpoints import resolve
 
 
 def main(*, checkpoint: Path, source: dict, entry: dict, training: Path | list, history: Path | list) -> dict:
-    """checkpoint: the manifest to write. training, history: folder and table of the training run, or empty."""
-    manifest = resolve(source, entry, training=training or None)
+    """checkpoint: the manifest to write. training, history: folder and table of the training run; empty lists without one."""
+    manifest = resolve(source, entry, training=training if isinstance(training, Path) else None)
     tokens = entry.get("tokens")
-    if tokens is None and history:
+    if tokens is None and isinstance(history, Path):
         steps = tables.read(history, "training").set_index("step")["tokens"]
         tokens = float(steps.get(entry["step"], 0))  # step 0 has read nothing
     manifest["tokens"] = tokens

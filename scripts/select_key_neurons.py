@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from moemui.extraction import select_key_neurons
-
 from _job import run
+from moemui.extraction import select_key_neurons
 
 
 def main(

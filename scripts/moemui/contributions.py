@@ -67,7 +67,8 @@ class Options:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Options:
         """Options from plain types, such as `to_dict` gives; lists become tuples."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
 
     def ranks(self, geometry: Geometry) -> int:
         """Ranked entries to keep a sample and layer: the largest k_l of the largest threshold."""

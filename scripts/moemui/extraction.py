@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ class IdentityError(RuntimeError):
 
 @dataclass(frozen=True)
 class Quality:
-    """What an extraction says about itself: largest relative errors, response tokens scored, bytes on disk."""
+    """What an extraction says about itself: largest relative errors, samples and response tokens, bytes on disk."""
 
     conservation_error: float
     identity_error: float
+    samples: int
     response_tokens: int
     bytes: int
 
@@ -67,13 +69,15 @@ def extract(
         attributes={**attributes, "options": scorer.options.to_dict(), "identity_error": identity},
     ) as writer:
         for start in range(0, len(samples), store.CHUNK_SAMPLES):
-            chunk = scorer.score(
-                samples[start : start + store.CHUNK_SAMPLES], lambda done, start=start: progress(start + done)
-            )
+            chunk = scorer.score(samples[start : start + store.CHUNK_SAMPLES], partial(_add, progress, start))
             writer.write(start, _arrays(chunk))
             conservation = max(conservation, float(chunk.conservation.max()))
             tokens += int(chunk.response_tokens.sum())
-    return Quality(conservation, identity, tokens, store.Contributions(path).bytes)
+    return Quality(conservation, identity, len(samples), tokens, store.Contributions(path).bytes)
+
+
+def _add(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
 
 
 def _arrays(chunk: ChunkScores) -> dict[str, np.ndarray]:

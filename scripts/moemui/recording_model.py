@@ -18,6 +18,8 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
+from moemui.families import end_tokens
+
 
 class RecordingModel(HFLM):
     """lm_eval's model class on a loaded model, which keeps the ids of what it generates.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_models
 from moemui import contributions, families
 from moemui.capture import IMPLEMENTATION, Tap
 from moemui.contributions import ConservationError, Options, Sample, Scorer, batches

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny_models
 import transformers
 
+import tiny_models
 from moemui.families import UnsupportedModelError, geometry, sites
 from moemui.geometry import Layer
 

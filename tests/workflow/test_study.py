@@ -48,18 +48,19 @@ def change(path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("contributions", "treshold"), 1, r"contributions: unknown key 'treshold'; allowed are .*; did you mean 'thresholds'"),
+        (("contributions", "treshold"), 1, r"contributions: unknown key 'treshold'; .*did you mean 'thresholds'"),
         (("contributions", "thresholds"), [10], r"contributions.thresholds.0: found 10; allowed is .*'maximum': 1"),
-        (("contributions", "alignment"), "last", r"contributions.alignment: found 'last'; allowed are \['next_token', 'same_token'\]"),
-        (("contributions", "formulations"), ["glu"], r"analysis.formulation: found 'projection'; contributions stores \['glu'\]"),
+        (("contributions", "alignment"), "last", r"contributions.alignment: found 'last'; allowed are \['next_token'"),
+        (("contributions", "formulations"), ["glu"], r"analysis.formulation: found 'projection'; contributions stores"),
         (("analysis", "threshold"), 0.01, r"analysis.threshold: found 0.01; contributions stores"),
         (("study",), "a/b", r"study: found 'a/b'; allowed is letters, digits"),
         (("study",), "../x", r"study: found '../x'"),
-        (("tasks", "t"), {"domain": "d"}, r"tasks.t: found \{'domain': 'd'\}; allowed is exactly one of \['lm_eval', 'responses'\]"),
+        (("tasks", "t"), {"domain": "d"}, r"tasks.t: found \{'domain': 'd'\}; allowed is exactly one of"),
         (("models", "m", "dtype"), "int4", r"models.m.dtype: found 'int4'; allowed are \['float32'"),
         (("models", "m", "checkpoints"), [{"name": "c"}], r"models.m.checkpoints.c: revision is missing"),
-        (("models", "m", "checkpoints", 0, "step"), 5, r"models.m.checkpoints.c.step: found 5; a model from 'hub' takes no step"),
+        (("models", "m", "checkpoints", 0, "step"), 5, r"checkpoints.c.step: found 5; a model from 'hub' takes no step"),
         (("models", "m", "checkpoints", 0, "commit"), "abc", r"models.m.checkpoints.0.commit: found 'abc'"),
+        (("tasks",), {"mean": {"lm_eval": "x", "domain": "d"}}, r"tasks: found 'mean', which the workflow uses itself"),
         (("suites",), {"x": ["nope"]}, r"suites names the task 'nope'; allowed are \['t'\]"),
         (("suites",), {"x": ["t"], "y": ["t"]}, r"holds the task 't' 2 times"),
         (("models", "m", "training"), {"save_steps": [0]}, r"models.m.training is given, and the source is 'hub'"),
@@ -74,7 +75,9 @@ def test_a_step_that_training_does_not_save_is_named():
     config = change(("models", "m"), {
         "source": {"train": "olmoe"}, "training": {"save_steps": [0, 50]}, "checkpoints": [{"name": "c", "step": 60}],
     })  # fmt: skip
-    with pytest.raises(StudyError, match=r"models.m.checkpoints.c.step: found 60; allowed are the training's save_steps \[0, 50\]"):
+    with pytest.raises(
+        StudyError, match=r"models.m.checkpoints.c.step: found 60; allowed are the training's save_steps \[0, 50\]"
+    ):
         Study(config)
 
 

@@ -1,0 +1,113 @@
+"""The whole chain on the smoke study: what lies in results, and what a change costs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+import yaml
+from workflow.conftest import planned_jobs, snakemake
+
+from moemui import key_neurons, store, tables
+
+pytestmark = pytest.mark.slow
+STAGES = {
+    "train", "task_data", "checkpoint", "responses_synthetic", "contributions_synthetic", "key_neurons_synthetic",
+    "model_utilization", "model_experts", "enrichment", "sensitivity", "masking_synthetic", "dynamics", "gather", "report",
+}  # fmt: skip
+
+
+def records(folder):
+    return [json.loads(path.read_text()) for path in (folder / "results/smoke/records").rglob("*.json")]
+
+
+def test_every_table_is_there_and_valid(smoke):
+    folder = smoke / "results/smoke/tables"
+    for name in sorted({path.stem for path in folder.glob("*.parquet")}):
+        frame = tables.read([folder / f"{name}.parquet"], name)
+        assert len(frame), name
+        assert (folder / f"{name}.csv").read_text().count("\n") == len(frame) + 1
+    assert {path.stem for path in folder.glob("*.parquet")} == set(tables.TABLES)
+
+
+def test_conservation_and_identity_hold_in_the_run_itself(smoke):
+    qualities = [r["metrics"] for r in records(smoke) if r["stage"] == "contributions_synthetic"]
+    assert len(qualities) == 6
+    assert max(quality["conservation_error"] for quality in qualities) < 1e-4
+    assert max(quality["identity_error"] for quality in qualities) == 0
+
+
+def test_stores_and_sets_are_complete_and_agree(smoke):
+    found = sorted(smoke.glob("results/smoke/*/*/*/contributions.zarr"))
+    assert len(found) == 2 * 3 * 3
+    for path in found:
+        store.verify(path)
+        sets = key_neurons.read(path.with_name("key_neurons.h5"))
+        assert list(sets.samples.id) == store.Contributions(path).sample_ids
+        assert sets.samples.n == 40
+
+
+def test_mui_is_the_union_of_the_key_sets_over_all_neurons(smoke):
+    mui = tables.read([smoke / "results/smoke/tables/utilization.parquet"], "utilization")
+    row = mui[(mui["samples"] == "all") & (mui["scope"] == "total") & (mui["threshold"] == 0.02)].iloc[-1]
+    file = key_neurons.read(smoke / f"results/smoke/{row['model']}/{row['checkpoint']}/{row['task']}/key_neurons.h5")
+    sets = file.sets(row["formulation"], row["selection"], 0.02)
+    assert row["mui"] == len(set(sets.neurons.tolist())) / file.geometry.neurons
+
+
+def test_the_report_and_its_figures_are_there(smoke):
+    page = (smoke / "results/smoke/report.html").read_text()
+    assert "smoke-deepseek" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    figures = {path.stem for path in (smoke / "results/smoke/figures").glob("*.svg")}
+    assert {"trajectories", "saturation", "masking", "enrichment", "sensitivity"} <= figures
+
+
+def test_mlflow_has_a_run_for_every_job_of_every_stage(smoke):
+    database = sqlite3.connect(smoke / "results/mlflow/mlflow.db")
+    stages = [row[0] for row in database.execute("select value from tags where key = 'moemui.stage'")]
+    assert set(stages) == STAGES
+    assert stages.count("contributions_synthetic") == 6
+    assert list((smoke / "results/mlflow/artifacts").rglob("report.html"))
+
+
+def test_the_same_command_again_has_nothing_to_do(smoke):
+    assert "Nothing to be done" in snakemake(smoke, "--configfile", "config/smoke.yaml").stdout
+
+
+def test_one_more_checkpoint_costs_its_own_jobs_and_the_aggregates(smoke):
+    config = yaml.safe_load((smoke / "config/smoke.yaml").read_text())
+    config["models"]["smoke-olmoe"]["checkpoints"].insert(1, {"name": "step-30", "step": 30})
+    (smoke / "config/more.yaml").write_text(yaml.safe_dump(config))
+    planned = planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout)
+    own = {"checkpoint": 1, "responses_synthetic": 1, "contributions_synthetic": 1, "key_neurons_synthetic": 1}
+    aggregates = {
+        "model_utilization": 1, "model_experts": 1, "enrichment": 1, "sensitivity": 1, "dynamics": 1,
+        "gather": 5, "report": 1, "tracking": 1,
+    }  # fmt: skip
+    assert planned == own | aggregates
+    run = snakemake(smoke, "--configfile", "config/more.yaml")
+    assert run.returncode == 0, run.stdout[-4000:]
+    utilization = tables.read([smoke / "results/smoke/tables/utilization.parquet"], "utilization")
+    of_model = utilization[utilization["model"] == "smoke-olmoe"]
+    assert of_model.drop_duplicates("checkpoint").sort_values("order")["checkpoint"].tolist() == [
+        "step-0", "step-30", "step-60", "step-120",
+    ]  # fmt: skip
+
+
+def test_a_touched_script_or_another_comment_reruns_nothing(smoke):
+    script = smoke / "scripts/moemui/ranking.py"
+    script.write_text(script.read_text() + "\n# one more comment\n")
+    (smoke / "scripts/extract_contributions.py").touch()
+    assert planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout) == {}
+
+
+def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
+    module = smoke / "scripts/moemui/utilization.py"
+    before = module.read_text()
+    module.write_text(before + "\nCHANGED = True\n")
+    planned = planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout)
+    module.write_text(before)
+    assert planned["model_utilization"] == 2
+    assert not {"train", "responses_synthetic", "contributions_synthetic", "masking_synthetic"} & set(planned)
