@@ -9,8 +9,8 @@ OUTPUTS  <results>/{model}/{checkpoint}/checkpoint.json, which pins the checkpoi
 
 rule train:
     output:
-        snapshots=directory("<results>/{model}/training"),
         **table("training", "{model}"),
+        snapshots=directory("<results>/{model}/training"),
         record="<results>/records/{model}/train.json",
     log:
         "<logs>/{model}/train.log",
@@ -26,7 +26,9 @@ rule train:
             "family": STUDY.models[wildcards.model]["source"]["train"],
             **STUDY.models[wildcards.model]["training"],
         },
-        tasks=sorted(task["synthetic"] for task in STUDY.tasks.values() if "synthetic" in task),
+        tasks=sorted(
+            task["synthetic"] for task in STUDY.tasks.values() if "synthetic" in task
+        ),
         code=digest("train_model"),
     script:
         "../scripts/train_model.py"
@@ -35,7 +37,9 @@ rule train:
 rule checkpoint:
     input:
         training=lambda wildcards: (
-            f"<results>/{wildcards.model}/training" if wildcards.model in STUDY.trained() else []
+            f"<results>/{wildcards.model}/training"
+            if wildcards.model in STUDY.trained()
+            else []
         ),
         history=lambda wildcards: (
             f"<results>/{wildcards.model}/training.parquet"

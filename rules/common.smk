@@ -3,7 +3,10 @@
 import re
 import sys
 
-sys.path.insert(0, str(workflow.current_basedir.join("../scripts").get_path_or_uri(secret_free=True)))
+sys.path.insert(
+    0,
+    str(workflow.current_basedir.join("../scripts").get_path_or_uri(secret_free=True)),
+)
 
 from _code import digest  # noqa: E402
 from _study import Study, StudyError  # noqa: E402
@@ -24,7 +27,13 @@ pathvars:
 wildcard_constraints:
     model="|".join(map(re.escape, STUDY.models)),
     checkpoint="|".join(
-        sorted({re.escape(name) for model in STUDY.models for name in STUDY.checkpoints(model)})
+        sorted(
+            {
+                re.escape(name)
+                for model in STUDY.models
+                for name in STUDY.checkpoints(model)
+            }
+        )
     ),
     task="|".join(map(re.escape, STUDY.tasks)),
 
@@ -47,19 +56,33 @@ def study_files(name, tasks=None):
 
 def table(name, folder="tables"):
     """A table's Parquet file and its CSV twin as named outputs."""
-    return {name: f"<results>/{folder}/{name}.parquet", f"{name}_csv": f"<results>/{folder}/{name}.csv"}
+    return {
+        name: f"<results>/{folder}/{name}.parquet",
+        f"{name}_csv": f"<results>/{folder}/{name}.csv",
+    }
 
 
 def order(model):
     """Name, place in training order and tokens seen of a model's checkpoints, for its tables."""
     entries = [STUDY.checkpoint(model, name) for name in STUDY.checkpoints(model)]
     return [
-        {"checkpoint": entry["name"], "order": place, "tokens": entry.get("tokens"), "step": entry.get("step")}
+        {
+            "checkpoint": entry["name"],
+            "order": place,
+            "tokens": entry.get("tokens"),
+            "step": entry.get("step"),
+        }
         for place, entry in enumerate(entries)
     ]
 
 
-MODEL_TABLES = ["performance", "utilization", "saturation", "expert_frequency", "key_experts"]
+MODEL_TABLES = [
+    "performance",
+    "utilization",
+    "saturation",
+    "expert_frequency",
+    "key_experts",
+]
 if STUDY.trained() == list(STUDY.models):
     MODEL_TABLES.append("training")
 
@@ -72,7 +95,10 @@ def model_tables(name):
 def model_resources():
     """What a job with a loaded model asks of a cluster."""
     wanted = STUDY["resources"]
-    return {"mem_mb": wanted["model_mem_mb"], **({"gpu": wanted["gpus"]} if wanted["gpus"] else {})}
+    return {
+        "mem_mb": wanted["model_mem_mb"],
+        **({"gpu": wanted["gpus"]} if wanted["gpus"] else {}),
+    }
 
 
 # Tables of one model or suite each, and what they are gathered from into one table for the study.
@@ -91,19 +117,35 @@ RECORDS = [
     f"<results>/records/{name}.json"
     for name in [
         *[f"{model}/train" for model in STUDY.trained()],
-        *[f"task_data/{task}" for task, entry in STUDY.tasks.items() if "synthetic" in entry],
+        *[
+            f"task_data/{task}"
+            for task, entry in STUDY.tasks.items()
+            if "synthetic" in entry
+        ],
         *[
             f"{model}/{checkpoint}/{stage}"
             for model in STUDY.models
             for checkpoint in STUDY.checkpoints(model)
             for stage in [
                 "checkpoint",
-                *[f"{stage}_{suite}" for stage in ("responses", "contributions", "key_neurons") for suite in STUDY.suites],
+                *[
+                    f"{stage}_{suite}"
+                    for stage in ("responses", "contributions", "key_neurons")
+                    for suite in STUDY.suites
+                ],
             ]
         ],
-        *[f"{model}/{stage}" for model in STUDY.models for stage in ("utilization", "experts")],
+        *[
+            f"{model}/{stage}"
+            for model in STUDY.models
+            for stage in ("utilization", "experts")
+        ],
         *["enrichment", "sensitivity"],
-        *[f"{model}/{checkpoint}/masking_{suite}" for model, checkpoint in STUDY.masked_checkpoints().items() for suite in STUDY.suites],
+        *[
+            f"{model}/{checkpoint}/masking_{suite}"
+            for model, checkpoint in STUDY.masked_checkpoints().items()
+            for suite in STUDY.suites
+        ],
         "dynamics",
         *[f"tables/{table}" for table in GATHERED],
     ]

@@ -12,12 +12,15 @@ for suite, tasks in STUDY.suites.items():
             f"contributions_{suite}"
         input:
             checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
-            responses=expand("<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks),
+            responses=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
+            ),
         output:
             stores=[
                 directory(path)
                 for path in expand(
-                    "<results>/{{model}}/{{checkpoint}}/{task}/contributions.zarr", task=tasks
+                    "<results>/{{model}}/{{checkpoint}}/{task}/contributions.zarr",
+                    task=tasks,
                 )
             ],
             record=f"<results>/records/{{model}}/{{checkpoint}}/contributions_{suite}.json",

@@ -22,6 +22,7 @@ rule model_experts:
     resources:
         mem_mb=2000,
     params:
+        settings=STUDY.settings(),
         order=lambda wildcards: STUDY.checkpoints(wildcards.model),
         expert_threshold=STUDY["analysis"]["expert_threshold"],
         seed=STUDY["seed"],

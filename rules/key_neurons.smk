@@ -11,10 +11,17 @@ for suite, tasks in STUDY.suites.items():
         name:
             f"key_neurons_{suite}"
         input:
-            stores=expand("<results>/{{model}}/{{checkpoint}}/{task}/contributions.zarr", task=tasks),
-            responses=expand("<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks),
+            stores=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/contributions.zarr",
+                task=tasks,
+            ),
+            responses=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
+            ),
         output:
-            key_neurons=expand("<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks),
+            key_neurons=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks
+            ),
             record=f"<results>/records/{{model}}/{{checkpoint}}/key_neurons_{suite}.json",
         log:
             f"<results>/logs/{{model}}/{{checkpoint}}/key_neurons_{suite}.log",

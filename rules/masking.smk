@@ -13,9 +13,17 @@ for suite, tasks in STUDY.suites.items():
             f"masking_{suite}"
         input:
             checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
-            responses=expand("<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks),
-            key_neurons=expand("<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks),
-            data=[f"<results>/task_data/{task}.jsonl" for task in tasks if "synthetic" in STUDY.tasks[task]],
+            responses=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
+            ),
+            key_neurons=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks
+            ),
+            data=[
+                f"<results>/task_data/{task}.jsonl"
+                for task in tasks
+                if "synthetic" in STUDY.tasks[task]
+            ],
             files=STUDY.task_files(tasks),
         output:
             **table("masking", f"{{model}}/{{checkpoint}}/masking/{suite}"),
@@ -34,7 +42,8 @@ for suite, tasks in STUDY.suites.items():
             tasks={task: STUDY.task(task) for task in tasks},
             batch_size=STUDY["responses"]["batch_size"],
             loading=lambda wildcards: STUDY.loading(wildcards.model),
-            setting=[STUDY["analysis"][key] for key in ("formulation", "selection")] + [STUDY["masking"]["threshold"]],
+            setting=[STUDY["analysis"][key] for key in ("formulation", "selection")]
+            + [STUDY["masking"]["threshold"]],
             seeds=STUDY["masking"]["seeds"],
             code=digest("mask_neurons"),
         script:

@@ -5,6 +5,7 @@ OUTPUTS  <results>/tables/*.parquet with CSV twins (every model's tables in one)
          <results>/report.html.
 """
 
+
 rule gather:
     input:
         parts=lambda wildcards: GATHERED[wildcards.kind],
@@ -12,12 +13,12 @@ rule gather:
         gathered="<results>/tables/{kind}.parquet",
         csv="<results>/tables/{kind}.csv",
         record="<results>/records/tables/{kind}.json",
-    wildcard_constraints:
-        kind="|".join(GATHERED),
     log:
         "<logs>/tables/{kind}.log",
     benchmark:
         "<benchmarks>/tables/{kind}.tsv"
+    wildcard_constraints:
+        kind="|".join(GATHERED),
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -34,7 +35,10 @@ rule report:
         records=RECORDS,
     output:
         report=report(
-            "<results>/report.html", caption="captions/report.rst", category="Report", labels={"what": "findings"}
+            "<results>/report.html",
+            caption="captions/report.rst",
+            category="Report",
+            labels={"what": "findings"},
         ),
         figures=directory("<results>/figures"),
         record="<results>/records/report.json",
@@ -48,6 +52,10 @@ rule report:
         mem_mb=2000,
     params:
         study=STUDY.about(),
-        code=digest("write_report"),
+        code=digest(
+            "write_report",
+            "moemui/templates/report.html.j2",
+            "moemui/published_figures.csv",
+        ),
     script:
         "../scripts/write_report.py"

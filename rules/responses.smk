@@ -35,10 +35,16 @@ for suite, tasks in STUDY.suites.items():
             f"responses_{suite}"
         input:
             checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
-            data=[f"<results>/task_data/{task}.jsonl" for task in tasks if "synthetic" in STUDY.tasks[task]],
+            data=[
+                f"<results>/task_data/{task}.jsonl"
+                for task in tasks
+                if "synthetic" in STUDY.tasks[task]
+            ],
             files=STUDY.task_files(tasks),
         output:
-            responses=expand("<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks),
+            responses=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
+            ),
             record=f"<results>/records/{{model}}/{{checkpoint}}/responses_{suite}.json",
         log:
             f"<results>/logs/{{model}}/{{checkpoint}}/responses_{suite}.log",

@@ -23,6 +23,7 @@ rule tracking:
         mem_mb=1500,
     params:
         uri=STUDY["tracking"]["uri"],
+        study=STUDY.name,
         code=digest("track_runs"),
     script:
         "../scripts/track_runs.py"

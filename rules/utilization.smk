@@ -23,6 +23,7 @@ rule model_utilization:
     resources:
         mem_mb=2000,
     params:
+        settings=STUDY.settings(),
         order=lambda wildcards: STUDY.checkpoints(wildcards.model),
         code=digest("measure_utilization"),
     script:

@@ -16,15 +16,18 @@ SCRIPTS = Path(__file__).resolve().parent
 NOT_FOLLOWED = {"_job", "_code", "_study"}
 
 
-def digest(script: str) -> str:
+def digest(script: str, *data: str) -> str:
     """12 hexadecimal digits over the syntax of scripts/`script`.py and of all project modules that it imports.
 
-    Comments, docstrings, layout and paths do not count.
+    Comments, docstrings, layout and paths do not count. data: further files below scripts/ that the code reads, such
+    as templates; they count byte by byte.
     """
     total = hashlib.sha256()
     for path in sorted(_closure(SCRIPTS / f"{script}.py")):
         total.update(path.relative_to(SCRIPTS).as_posix().encode())
         total.update(_parsed(path)[0].encode())
+    for name in data:
+        total.update((SCRIPTS / name).read_bytes())
     return total.hexdigest()[:12]
 
 

@@ -92,6 +92,20 @@ class Study:
         thresholds = dict.fromkeys([analysis["threshold"], analysis["curve_threshold"]])
         return [[analysis["formulation"], analysis["selection"], threshold] for threshold in thresholds]
 
+    def settings(self) -> list[list[Any]]:
+        """The settings that tables hold: one change at a time from the main ones, as the paper's ablations go.
+
+        Every stored threshold under the main formulation and selection, and at the main thresholds every other
+        formulation and every other selection. Key sets of all combinations stay in key_neurons.h5.
+        """
+        analysis, stored = self["analysis"], self["contributions"]
+        main = [analysis["formulation"], analysis["selection"]]
+        found = [[*main, threshold] for threshold in stored["thresholds"]]
+        for _, _, threshold in self.main_settings():
+            found += [[f, main[1], threshold] for f in stored["formulations"] if f != main[0]]
+            found += [[main[0], s, threshold] for s in stored["selections"] if s != main[1]]
+        return found
+
     def about(self) -> dict[str, Any]:
         """What the report says about the study itself."""
         return {

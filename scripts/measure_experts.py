@@ -17,11 +17,14 @@ def main(
     checkpoints: list[Path],
     expert_frequency: Path,
     key_experts: Path,
+    settings: list,
     order: list[str],
     expert_threshold: float,
     seed: int,
 ) -> dict:
-    """expert_frequency, key_experts: the tables to write. order: checkpoint names in training order."""
+    """expert_frequency, key_experts: the tables to write. settings: (formulation, selection, threshold).
+    order: checkpoint names in training order.
+    """
     tokens = {name: json.loads(path.read_text())["tokens"] for name, path in zip(order, checkpoints, strict=True)}
     parts = []
     for path in key_neurons:
@@ -33,6 +36,7 @@ def main(
                 order=order.index(file.checkpoint),
                 expert_threshold=expert_threshold,
                 seed=seed,
+                settings=[files.Setting(*setting) for setting in settings],
             )
         )
     tables.write(pd.concat([part[0] for part in parts], ignore_index=True), expert_frequency, "expert_frequency")

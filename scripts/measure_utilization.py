@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,20 +20,24 @@ def main(
     utilization: Path,
     saturation: Path,
     performance: Path,
+    settings: list,
     order: list[str],
 ) -> dict:
-    """utilization, saturation, performance: the tables to write. order: checkpoint names in training order."""
+    """utilization, saturation, performance: the tables to write. settings: (formulation, selection, threshold).
+    order: checkpoint names in training order.
+    """
     tokens = {name: json.loads(path.read_text())["tokens"] for name, path in zip(order, checkpoints, strict=True)}
     opened = [files.read(path) for path in key_neurons]
     common = {
         "all": common_samples(file.samples.n for file in opened),
         "correct": common_samples(int((file.samples.correct == 1).sum()) for file in opened),
     }
+    chosen = [files.Setting(*setting) for setting in settings]
     measured, curves, answered = [], [], []
     for file in opened:
-        place = {"tokens": tokens[file.checkpoint], "order": order.index(file.checkpoint)}
-        measured.append(rows(key_neurons=file, common_m=common, **place))
-        curves.append(saturation_rows(key_neurons=file, **place))
+        place: dict[str, Any] = {"tokens": tokens[file.checkpoint], "order": order.index(file.checkpoint)}
+        measured.append(rows(key_neurons=file, common_m=common, settings=chosen, **place))
+        curves.append(saturation_rows(key_neurons=file, settings=chosen, **place))
         answered.append(
             performance_row(model=file.model, checkpoint=file.checkpoint, task=file.task, samples=file.samples, **place)
         )

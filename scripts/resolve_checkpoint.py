@@ -9,7 +9,7 @@ from moemui.checkpoints import resolve
 
 
 def main(*, checkpoint: Path, source: dict, entry: dict, training: Path | list, history: Path | list) -> dict:
-    """checkpoint: the manifest to write. training, history: folder and table of the training run; empty lists without one."""
+    """checkpoint: the manifest to write. training, history: folder and table of the training run, or empty."""
     manifest = resolve(source, entry, training=training if isinstance(training, Path) else None)
     tokens = entry.get("tokens")
     if tokens is None and isinstance(history, Path):

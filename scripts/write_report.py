@@ -1,13 +1,73 @@
 """Draw the figures and write the one page of a study."""
 
+import json
+from collections import defaultdict
 from pathlib import Path
 
 from _job import run
+from moemui import report as page
+from moemui import tables as files
+from moemui.figure_style import save
+from moemui.figures import draw_all
+from moemui.key_neurons import Setting
+from moemui.views import Choice
 
 
 def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path, study: dict) -> dict:
     """report: the HTML file to write. figures: the folder for SVG and PDF files."""
-    return {}
+    found = {path.stem: files.read(path, path.stem) for path in tables}
+    analysis, masking = study["analysis"], study["masking"]
+
+    def at(threshold: float) -> Setting:
+        return Setting(analysis["formulation"], analysis["selection"], threshold)
+
+    choice = Choice(
+        curves=at(analysis["curve_threshold"]),
+        experts=at(analysis["threshold"]),
+        masking=at(masking["threshold"]),
+        expert_threshold=analysis["expert_threshold"],
+        families=study["families"],
+        trained_here=tuple(study["trained_here"]),
+    )
+    drawn, left_out = draw_all(found, choice)
+    figures.mkdir()
+    for name, figure in drawn.items():
+        save(figure, figures / f"{name}.svg")
+    page.write_report(
+        report,
+        study={
+            "name": study["name"],
+            "description": study["description"],
+            "settings": {key: study[key] for key in ("analysis", "contributions", "masking")},
+        },
+        tables={name: found.get(name, files.TABLES[name].frame([])) for name in {*found, *page.NEEDED}},
+        figures={name: (figures / f"{name}.svg").read_text() for name in drawn},
+        left_out=left_out,
+        choice=choice,
+        provenance=_provenance([json.loads(path.read_text()) for path in records]),
+        files={name: [f"tables/{name}.parquet", f"tables/{name}.csv"] for name in found},
+    )
+    return {"figures": len(drawn), "bytes": report.stat().st_size}
+
+
+def _provenance(records: list[dict]) -> dict:
+    seconds: dict[str, float] = defaultdict(float)
+    packages: dict[str, str] = {}
+    for record in records:
+        seconds[record["stage"]] += record["seconds"]
+        packages |= record["packages"]
+    worst = {
+        error: max((record["metrics"][error] for record in records if error in record["metrics"]), default=None)
+        for error in ("conservation_error", "identity_error")
+    }
+    return {
+        "commit": records[-1]["git"]["commit"],
+        "dirty": any(record["git"]["dirty"] for record in records),
+        "packages": packages,
+        "stage_seconds": dict(seconds),
+        "conservation_error_max": worst["conservation_error"],
+        "identity_error_max": worst["identity_error"],
+    }
 
 
 if __name__ == "__main__":

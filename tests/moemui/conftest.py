@@ -102,7 +102,7 @@ def _masking_effect():
             continue
         # on the last task key and random neurons cost the same, so the difference is undecided
         key, random = (0.30 - 0.05 * shared, 0.01) if t < 2 else (0.02, 0.01)
-        row = {name: identity[name] for name in ("model", "checkpoint", "order", "task")} | EXPERTS._asdict()
+        row = {name: identity[name] for name in ("model", "checkpoint", "task")} | EXPERTS._asdict()
         row |= {"n_masked": 60, "n_samples": N, "accuracy_none": 0.8, "loss_random_sd": 0.01, "n_seeds": 5, "note": ""}
         row |= {"effect_size": 0.8, "nll_effect_size": 0.9}
         for name, value in {
@@ -120,10 +120,11 @@ def _phases(total):
             yield _step(model, task, before, after)
     for model, (before, after) in itertools.product(MODELS, itertools.pairwise(range(4))):
         names = [name for name, _ in CHECKPOINTS]
-        yield _step(
-            model, "mean", *({"checkpoint": names[i], "order": i, "mui_at_m": m, "mui_at_m_se": 0.001}
-                            for i, m in ((before, [0.5, 0.2, 0.3, 0.25][before]), (after, [0.5, 0.2, 0.3, 0.25][after])))
-        )  # fmt: skip
+        means = [0.5, 0.2, 0.3, 0.25]
+        ends = [
+            {"checkpoint": names[i], "order": i, "mui_at_m": means[i], "mui_at_m_se": 0.001} for i in (before, after)
+        ]
+        yield _step(model, "mean", *ends)
 
 
 def _step(model, task, before, after):
@@ -141,7 +142,8 @@ def _step(model, task, before, after):
 
 
 @pytest.fixture(scope="session")
-def _study() -> dict[str, pd.DataFrame]:
+def untouched_tables() -> dict[str, pd.DataFrame]:
+    """All tables of the made-up study, for fixtures that only read them."""
     frames = {
         "performance": TABLES["performance"].frame(_performance()),
         "utilization": TABLES["utilization"].frame(_utilization()),
@@ -160,9 +162,9 @@ def _study() -> dict[str, pd.DataFrame]:
 
 
 @pytest.fixture
-def study_tables(_study) -> dict[str, pd.DataFrame]:
+def study_tables(untouched_tables) -> dict[str, pd.DataFrame]:
     """All tables of the made-up study; a test may change its copy."""
-    return {name: frame.copy() for name, frame in _study.items()}
+    return {name: frame.copy() for name, frame in untouched_tables.items()}
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def empty_tables() -> dict[str, pd.DataFrame]:
     return {name: table.frame([]) for name, table in TABLES.items()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def choice() -> Choice:
     """MUI at 1 %, experts and masking at 0.1 %."""
     return Choice(curves=CURVES, experts=EXPERTS, masking=EXPERTS, trained_here=tuple(MODELS))

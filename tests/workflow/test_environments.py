@@ -15,11 +15,11 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-LOCK = dict(
-    (normal(line.split("==")[0]), line.strip().split("==")[1])
+LOCK = {
+    normal(line.split("==")[0]): line.strip().split("==")[1]
     for line in (ROOT / "requirements.lock").read_text().splitlines()
     if "==" in line
-)
+}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.yaml")), ids=lambda path: path.stem)

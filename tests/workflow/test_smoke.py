@@ -14,7 +14,8 @@ from moemui import key_neurons, store, tables
 pytestmark = pytest.mark.slow
 STAGES = {
     "train", "task_data", "checkpoint", "responses_synthetic", "contributions_synthetic", "key_neurons_synthetic",
-    "model_utilization", "model_experts", "enrichment", "sensitivity", "masking_synthetic", "dynamics", "gather", "report",
+    "model_utilization", "model_experts", "enrichment", "sensitivity", "masking_synthetic", "dynamics",
+    "gather", "report",
 }  # fmt: skip
 
 

@@ -28,6 +28,17 @@ def test_defaults_are_filled_in():
     assert study.masked_checkpoints() == {"m": "c"}
 
 
+def test_settings_change_one_thing_at_a_time():
+    config = copy.deepcopy(VALID)
+    config["contributions"] = {"thresholds": [0.001, 0.01], "formulations": ["projection", "glu"]}
+    config["analysis"] = {"curve_threshold": 0.01}
+    assert sorted(Study(config).settings()) == [
+        ["glu", "pairs", 0.001], ["glu", "pairs", 0.01],
+        ["projection", "neurons", 0.001], ["projection", "neurons", 0.01],
+        ["projection", "pairs", 0.001], ["projection", "pairs", 0.01],
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_ready_study_is_valid(path):
     study = load(path)
@@ -58,7 +69,7 @@ def change(path, value):
         (("tasks", "t"), {"domain": "d"}, r"tasks.t: found \{'domain': 'd'\}; allowed is exactly one of"),
         (("models", "m", "dtype"), "int4", r"models.m.dtype: found 'int4'; allowed are \['float32'"),
         (("models", "m", "checkpoints"), [{"name": "c"}], r"models.m.checkpoints.c: revision is missing"),
-        (("models", "m", "checkpoints", 0, "step"), 5, r"checkpoints.c.step: found 5; a model from 'hub' takes no step"),
+        (("models", "m", "checkpoints", 0, "step"), 5, r"c.step: found 5; a model from 'hub' takes no step"),
         (("models", "m", "checkpoints", 0, "commit"), "abc", r"models.m.checkpoints.0.commit: found 'abc'"),
         (("tasks",), {"mean": {"lm_eval": "x", "domain": "d"}}, r"tasks: found 'mean', which the workflow uses itself"),
         (("suites",), {"x": ["nope"]}, r"suites names the task 'nope'; allowed are \['t'\]"),

@@ -1,0 +1,214 @@
+"""The report is one file that needs no other, says what the tables say, and escapes what it is given."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from moemui import published
+from moemui.figure_style import save
+from moemui.figures import draw_all
+from moemui.findings import findings
+from moemui.report import NEEDED, inline_svg, unbroken, write_report
+
+PROVENANCE = {
+    "commit": "0123abc",
+    "dirty": True,
+    "packages": {"numpy": "2.1.0"},
+    "stage_seconds": {"responses": 12.34},
+    "conservation_error_max": 1.2e-7,
+    "identity_error_max": None,
+}
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements, ids, references and visible text of a page; raises where tags don't close as they open."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.labels: list[str] = []
+        self.headings: list[int] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ("th", "td", "dt", "dd"):
+            self.words.append(" ")
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("href", "xlink:href", "src"):
+                self.references.append(value)
+            if name == "aria-label":
+                self.labels.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join("".join(self.words).replace("\u00a0", " ").split())
+
+
+def write(path, tables, choice, **changes) -> Page:
+    arguments = {
+        "study": {"name": "demo", "description": "Made up.", "settings": {"analysis": {"threshold": 0.001}}},
+        "tables": tables,
+        "figures": {},
+        "left_out": {},
+        "choice": choice,
+        "provenance": PROVENANCE,
+        "files": {"performance": ["tables/performance.parquet", "tables/performance.csv"]},
+    } | changes
+    write_report(path, **arguments)
+    return Page(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def svgs(untouched_tables, choice, tmp_path_factory) -> dict[str, str]:
+    """All figures as text."""
+    folder = tmp_path_factory.mktemp("figures")
+    drawn, _ = draw_all(untouched_tables, choice)
+    for name, figure in drawn.items():
+        save(figure, folder / f"{name}.svg")
+    return {name: (folder / f"{name}.svg").read_text() for name in drawn}
+
+
+def test_the_full_report_stands_alone(study_tables, choice, svgs, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
+    assert page.tags.count("svg") == page.tags.count("figure") == len(svgs) == 9
+    assert len(page.ids) == len(set(page.ids))
+    inside = [reference[1:] for reference in page.references if reference.startswith("#")]
+    assert set(inside) <= set(page.ids)
+    outside = {reference for reference in page.references if not reference.startswith("#")}
+    assert outside == {"tables/performance.parquet", "tables/performance.csv"}
+    text = (tmp_path / "report.html").read_text()
+    assert set(re.findall(r"url\(([^)]*)\)", text)) <= {f"#{name}" for name in page.ids}
+    assert "<script" not in text
+    assert len(text) < 2_000_000
+    assert "Scatter plot with MUI on the horizontal and accuracy on the vertical axis" in " ".join(page.labels)
+
+
+def test_headings_go_down_without_gaps(study_tables, choice, svgs, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
+
+
+def test_every_finding_and_provenance_is_on_the_page(study_tables, choice, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice)
+    for finding in findings(study_tables, choice):
+        for sentence in finding.sentences:
+            assert sentence in page.text
+    for said in (
+        "0123abc with uncommitted changes",
+        "1.2e-07",
+        "Identity error, largest not recorded",
+        "responses 12.3",
+    ):
+        assert said in page.text
+    assert "analysis.threshold 0.001" in page.text
+    assert "What these models do and do not show" in page.text
+    assert "tiny-olmoe step-00800 3 80.0 % [76.5, 82.8]" in page.text
+
+
+def test_an_empty_study_says_why_nothing_is_shown(empty_tables, choice, tmp_path):
+    _, left_out = draw_all(empty_tables, choice)
+    page = write(tmp_path / "report.html", empty_tables, choice, left_out=left_out)
+    assert "There is no figure." in page.text
+    assert "Saturation of MUI: The table saturation is empty." in page.text
+    assert page.text.count("The table is empty.") == len(empty_tables)
+
+
+def test_long_tables_are_cut_and_say_so(study_tables, choice, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice)
+    rows = len(study_tables["utilization"])
+    assert f"The first 30 of {rows} rows." in page.text
+    assert "All rows: tables/performance.parquet, tables/performance.csv." in page.text
+
+
+def test_text_is_escaped(study_tables, choice, tmp_path):
+    evil = "<script>alert(1)</script>"
+    study_tables["performance"]["note"] = evil
+    study = {"name": evil, "description": evil, "settings": {evil: evil}}
+    write(tmp_path / "report.html", study_tables, choice, study=study, provenance={"commit": evil})
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_mistakes_are_named(study_tables, choice, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown figure 'layer'; there are mui_performance, "):
+        write(tmp_path / "report.html", study_tables, choice, figures={"layer": "<svg></svg>"})
+    with pytest.raises(ValueError, match=r"unknown table 'mui'; there are "):
+        write(tmp_path / "report.html", study_tables, choice, files={"mui": []})
+    del study_tables["phases"]
+    with pytest.raises(ValueError, match=r"missing: phases$"):
+        write(tmp_path / "report.html", study_tables, choice)
+    assert "phases" in NEEDED
+
+
+def test_inline_svg_renames_ids_and_their_uses():
+    svg = '<?xml version="1.0"?><svg width="9pt"><metadata>x</metadata><path id="p"/><use xlink:href="#p"/></svg>'
+    assert inline_svg(svg, "f", 'a "b"') == (
+        '<svg role="img" aria-label="a &#34;b&#34;" width="9pt"><path id="f-p"/><use xlink:href="#f-p"/></svg>'
+    )
+    assert 'clip-path="url(#f-c)"' in inline_svg('<svg><g clip-path="url(#c)"/></svg>', "f", "")
+    with pytest.raises(ValueError, match="found no <svg> element"):
+        inline_svg("nothing", "f", "")
+
+
+def test_intervals_stay_on_one_line():
+    assert unbroken("so 1.0 % [0.9, 1.1] is") == "so 1.0\u00a0% [0.9,\u00a01.1] is"
+
+
+def test_published_values_stand_beside_own_of_the_same_name(study_tables, choice, tmp_path):
+    assert published.beside(study_tables, choice).empty
+    for name in ("performance", "utilization", "key_experts"):
+        table = study_tables[name]
+        table["model"] = table["model"].replace({"tiny-olmoe": "OLMoE", "tiny-deepseek": "DeepSeek-V2-Lite"})
+        table["checkpoint"] = table["checkpoint"].replace({"step-00400": "1T"})
+        table["task"] = table["task"].replace({"facts": "math"})
+    rows = published.beside(study_tables, choice).set_index(["model", "task", "metric"])
+    assert set(rows.index) == {
+        ("OLMoE-1T", "mean", "performance"),
+        ("OLMoE-1T", "mean", "mui"),
+        ("DeepSeek-V2-Lite", "mean", "performance"),
+        ("DeepSeek-V2-Lite", "mean", "mui"),
+        ("DeepSeek-V2-Lite", "MATH", "key_expert"),
+    }
+    assert rows.loc[("OLMoE-1T", "mean", "performance"), "published"] == pytest.approx(0.174)
+    assert rows.loc[("OLMoE-1T", "mean", "performance"), "own"] == pytest.approx(0.55)  # 100, 110, 120 of 200
+    page = write(tmp_path / "report.html", study_tables, choice)
+    assert "OLMoE-1T mean performance 17.4 % 55.0 % [" in page.text
+
+
+def test_published_figures_are_shares_or_percent():
+    table = published.load()
+    assert list(table.columns) == ["figure", "model", "task", "metric", "value"]
+    percent = table["metric"].str.endswith("_percent")
+    assert table[percent]["value"].between(1, 100).all()
+    assert table[~percent]["value"].between(0, 1).all()
+    assert isinstance(table, pd.DataFrame)
