@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONFIG ?= config/config.yaml
 STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
 ENV = $(VENV)/.installed
-HOW = --cores all --configfile $(CONFIG)
+HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/default
 PORT ?= 5000
 
 .PHONY: help results report ui test lint check format lock clean

@@ -183,7 +183,11 @@ def load(path: Path) -> Study:
 
 
 def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """A copy of `value` with the schema's defaults put in where a key is missing."""
+    """A copy of `value` with the schema's defaults put in where a key is missing.
+
+    Keys that the schema names come in alphabetical order: Snakemake compares params as text, and moving a line in a
+    config file must rerun nothing. The order of models, tasks and suites is the author's and stays.
+    """
     if "$ref" in rules:
         rules = {**root["$defs"][rules["$ref"].rsplit("/", 1)[-1]], **{k: v for k, v in rules.items() if k != "$ref"}}
     if isinstance(value, list) and isinstance(rules.get("items"), Mapping):
@@ -198,9 +202,8 @@ def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]
             filled[key] = _with_defaults(filled[key], rule, root)
     extra = rules.get("additionalProperties")
     if isinstance(extra, Mapping):
-        known = rules.get("properties", {})
-        filled = {k: v if k in known else _with_defaults(v, extra, root) for k, v in filled.items()}
-    return filled
+        return {key: _with_defaults(item, extra, root) for key, item in filled.items()}
+    return dict(sorted(filled.items()))
 
 
 def _explain(error: ValidationError) -> str:

@@ -180,7 +180,7 @@ def _artifacts(record: Mapping[str, Any], study: str) -> tuple[dict[str, Path], 
         manifest = path / "manifest.json"
         files = [manifest] if manifest.is_file() else sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in files:
-            if not file.is_file():
+            if not file.is_file() or file.name.startswith("."):  # Snakemake stamps folders with a hidden file
                 continue
             if file != manifest and file.suffix not in ARTIFACT_ENDINGS:
                 left_out[str(file)] = f"not of the kinds {', '.join(sorted(ARTIFACT_ENDINGS))}"

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from moemui.views import Choice
 
@@ -139,7 +139,10 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axe
 def percent(axes: Axes, which: str = "y") -> None:
     """Shares are printed as percent."""
     for name in which:
-        getattr(axes, f"{name}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %"))
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %"))
+        if name == "x":
+            axis.set_major_locator(MaxNLocator(6))  # more labels run into each other
 
 
 def logarithmic(axes: Axes) -> None:

@@ -113,15 +113,22 @@ def test_masking_without_effect_is_undecided(study_tables, choice):
     assert finding.verdict == "disagrees"  # key neurons certainly cost less than 10 %
 
 
-def test_sensitivity_compares_with_the_paper(study_tables, choice):
-    finding = findings.sensitivity(study_tables, choice)
-    row = study_tables["sensitivity"].query(
+def test_sensitivity_compares_with_the_paper_at_its_thresholds_only(study_tables, choice):
+    table = study_tables["sensitivity"]
+    row = table.query(
         "measure == 'mui' and setting_a == 'projection/pairs/0.001' and setting_b == 'projection/pairs/0.01'"
     ).iloc[0]  # fmt: skip
-    assert f"is {row['pearson']:.4f} [{row['pearson_low']:.4f}, {row['pearson_high']:.4f}]" in text(finding)
+    value = f"is {row['pearson']:.4f} [{row['pearson_low']:.4f}, {row['pearson_high']:.4f}]"
+    finding = findings.sensitivity(study_tables, choice)
+    assert value in text(finding)
+    assert "The paper" not in text(finding)  # it has no threshold of 1 %
+    assert finding.verdict == "described"
+    for name in ("setting_a", "setting_b"):
+        table[name] = table[name].str.replace("0.01", "0.002")
+    finding = findings.sensitivity(study_tables, choice)
+    assert value in text(finding)
     assert "The paper: 0.9958" in text(finding)
     assert "(no interval)" in text(finding)  # a cosine has none
-    table = study_tables["sensitivity"]
     table[["pearson", "pearson_low", "pearson_high"]] = [0.5, 0.4, 0.6]
     finding = findings.sensitivity(study_tables, choice)
     assert "lower here" in text(finding)

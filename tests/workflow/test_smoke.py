@@ -67,7 +67,7 @@ def test_the_report_and_its_figures_are_there(smoke):
 
 def test_mlflow_has_a_run_for_every_job_of_every_stage(smoke):
     database = sqlite3.connect(smoke / "results/mlflow/mlflow.db")
-    stages = [row[0] for row in database.execute("select value from tags where key = 'moemui.stage'")]
+    stages = [row[0] for row in database.execute("select value from tags where key = 'stage'")]
     assert set(stages) == STAGES
     assert stages.count("contributions_synthetic") == 6
     assert list((smoke / "results/mlflow/artifacts").rglob("report.html"))
@@ -79,7 +79,8 @@ def test_the_same_command_again_has_nothing_to_do(smoke):
 
 def test_one_more_checkpoint_costs_its_own_jobs_and_the_aggregates(smoke):
     config = yaml.safe_load((smoke / "config/smoke.yaml").read_text())
-    config["models"]["smoke-olmoe"]["checkpoints"].insert(1, {"name": "step-30", "step": 30})
+    before, *after = config["models"]["smoke-olmoe"]["checkpoints"]
+    config["models"]["smoke-olmoe"]["checkpoints"] = [before, {"name": "step-30", "step": 30}, *after]
     (smoke / "config/more.yaml").write_text(yaml.safe_dump(config))
     planned = planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout)
     own = {"checkpoint": 1, "responses_synthetic": 1, "contributions_synthetic": 1, "key_neurons_synthetic": 1}
@@ -97,18 +98,21 @@ def test_one_more_checkpoint_costs_its_own_jobs_and_the_aggregates(smoke):
     ]  # fmt: skip
 
 
+MORE = ("--configfile", "config/more.yaml", "-n", "--workflow-profile", "config/profiles/default")
+
+
 def test_a_touched_script_or_another_comment_reruns_nothing(smoke):
     script = smoke / "scripts/moemui/ranking.py"
     script.write_text(script.read_text() + "\n# one more comment\n")
     (smoke / "scripts/extract_contributions.py").touch()
-    assert planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout) == {}
+    assert planned_jobs(snakemake(smoke, *MORE).stdout) == {}
 
 
 def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
     module = smoke / "scripts/moemui/utilization.py"
     before = module.read_text()
     module.write_text(before + "\nCHANGED = True\n")
-    planned = planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout)
+    planned = planned_jobs(snakemake(smoke, *MORE).stdout)
     module.write_text(before)
     assert planned["model_utilization"] == 2
     assert not {"train", "responses_synthetic", "contributions_synthetic", "masking_synthetic"} & set(planned)

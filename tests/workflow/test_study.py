@@ -28,6 +28,15 @@ def test_defaults_are_filled_in():
     assert study.masked_checkpoints() == {"m": "c"}
 
 
+def test_the_order_of_keys_does_not_matter_but_that_of_models_and_tasks_does():
+    turned = {key: VALID[key] for key in reversed(VALID)}
+    turned["contributions"] = {"eos": "exclude", "alignment": "next_token"}
+    assert str(Study(turned)["contributions"]) == str(Study(VALID)["contributions"])
+    two = copy.deepcopy(VALID)
+    two["tasks"] = {"z": VALID["tasks"]["t"], "a": VALID["tasks"]["t"]}
+    assert list(Study(two).tasks) == ["z", "a"]
+
+
 def test_settings_change_one_thing_at_a_time():
     config = copy.deepcopy(VALID)
     config["contributions"] = {"thresholds": [0.001, 0.01], "formulations": ["projection", "glu"]}
