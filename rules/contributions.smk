@@ -34,7 +34,7 @@ for suite, tasks in STUDY.suites.items():
         resources:
             **model_resources(),
         params:
-            options=STUDY["contributions"],
+            options=STUDY.scoring(),
             loading=lambda wildcards: STUDY.loading(wildcards.model),
             code=digest("extract_contributions"),
         script:

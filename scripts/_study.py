@@ -92,6 +92,11 @@ class Study:
         thresholds = dict.fromkeys([analysis["threshold"], analysis["curve_threshold"]])
         return [[analysis["formulation"], analysis["selection"], threshold] for threshold in thresholds]
 
+    def scoring(self) -> dict[str, Any]:
+        """What extraction is told. Of the thresholds only the largest, so that changing others is no forward pass."""
+        options = {key: value for key, value in self["contributions"].items() if key != "thresholds"}
+        return {**options, "largest_threshold": max(self["contributions"]["thresholds"])}
+
     def settings(self) -> list[list[Any]]:
         """The settings that tables hold: one change at a time from the main ones, as the paper's ablations go.
 

@@ -36,13 +36,13 @@ class ConservationError(RuntimeError):
 class Options:
     """What is scored and how; recorded with every result. SPEC section 2 names the choices.
 
-    thresholds: shares of a layer's neurons; ranks are stored for the largest one.
+    largest_threshold: share η of a layer's neurons up to which ranks are stored; a smaller one is a read of the store.
     max_batch_tokens: padded tokens a forward pass; bounds memory, changes no result.
     """
 
     formulations: tuple[str, ...] = FORMULATIONS
     selections: tuple[str, ...] = ("pairs", "neurons")
-    thresholds: tuple[float, ...] = (0.0008, 0.001, 0.002)
+    largest_threshold: float = 0.002
     alignment: str = "next_token"
     gate_weighting: bool = True
     head: str = "raw"
@@ -61,8 +61,8 @@ class Options:
                 raise ValueError(
                     f"{name} is {list(found)}; allowed are {list(allowed)}" + (f", not {unknown}" if found else "")
                 )
-        if not self.thresholds:
-            raise ValueError("thresholds is empty; give at least one share of a layer's neurons, such as 0.001")
+        if not 0 < self.largest_threshold <= 1:
+            raise ValueError(f"largest_threshold is {self.largest_threshold}; it is a share, above 0 and at most 1")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Options:
@@ -72,7 +72,7 @@ class Options:
 
     def ranks(self, geometry: Geometry) -> int:
         """Ranked entries to keep a sample and layer: the largest k_l of the largest threshold."""
-        return int(geometry.key_count(max(self.thresholds)).max())
+        return int(geometry.key_count(self.largest_threshold).max())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for store attributes."""

@@ -14,7 +14,7 @@ from moemui import contributions, families
 from moemui.capture import IMPLEMENTATION, Tap
 from moemui.contributions import ConservationError, Options, Sample, Scorer, batches
 
-EVERYTHING = Options(thresholds=(1.0,))
+EVERYTHING = Options(largest_threshold=1.0)
 
 
 def samples(count: int = 5, seed: int = 0) -> list[Sample]:
@@ -67,7 +67,7 @@ IDLE = [2, 3, 5, 6, 7]  # score 0 under every formulation: neuron 5's gate is 0,
     ],
 )
 def test_two_experts_worked_by_hand(two_experts, formulation, gate_weighting, neurons, scores):
-    options = Options(formulations=(formulation,), thresholds=(1.0,), gate_weighting=gate_weighting)
+    options = Options(formulations=(formulation,), largest_threshold=1.0, gate_weighting=gate_weighting)
     chunk = Scorer(two_experts, options).score([Sample("a", [3], [5])])
     neuron, token, score = chunk.ranked[formulation, "pairs"]
     assert neuron[0, 0].tolist() == neurons
@@ -79,7 +79,7 @@ def test_two_experts_worked_by_hand(two_experts, formulation, gate_weighting, ne
 
 
 def test_pairs_and_neurons_over_two_equal_tokens(two_experts):
-    options = Options(formulations=("projection",), thresholds=(0.5,))
+    options = Options(formulations=("projection",), largest_threshold=0.5)
     chunk = Scorer(two_experts, options).score([Sample("a", [3], [5, 5])])
     neuron, token, _ = chunk.ranked["projection", "pairs"]
     assert list(zip(neuron[0, 0].tolist(), token[0, 0].tolist(), strict=True)) == [(4, 0), (4, 1), (0, 0), (0, 1)]
@@ -130,8 +130,8 @@ def test_routing_counts_and_gate_mass():
 def test_order_and_batch_size_never_change_a_ranking(order, max_tokens):
     model = tiny_models.build("qwen2_moe")
     batch = samples()
-    plain = Scorer(model, Options(thresholds=(0.05,))).score(batch)
-    other = Scorer(model, Options(thresholds=(0.05,), max_batch_tokens=max_tokens)).score([batch[i] for i in order])
+    plain = Scorer(model, Options(largest_threshold=0.05)).score(batch)
+    other = Scorer(model, Options(largest_threshold=0.05, max_batch_tokens=max_tokens)).score([batch[i] for i in order])
     for setting, (neuron, token, score) in plain.ranked.items():
         assert (other.ranked[setting][0] == neuron[list(order)]).all()
         assert (other.ranked[setting][1] == token[list(order)]).all()
@@ -141,7 +141,9 @@ def test_order_and_batch_size_never_change_a_ranking(order, max_tokens):
 def test_same_token_alignment_scores_the_state_at_the_token():
     model = tiny_models.build("olmoe")
     prompt, response = [5, 6, 7], [11, 12]
-    shifted = Scorer(model, Options(thresholds=(1.0,), alignment="same_token")).score([Sample("a", prompt, response)])
+    shifted = Scorer(model, Options(largest_threshold=1.0, alignment="same_token")).score(
+        [Sample("a", prompt, response)]
+    )
     # The state at y_t predicts what follows, so pairing it with y_t's row is next_token scoring of y_{t+1} := y_t.
     for t, target in enumerate(response):
         expected = tiny_models.oracle(model, [*prompt, *response[: t + 1]], [target])[0]["glu"][0]
@@ -154,7 +156,7 @@ def test_end_of_sequence_is_left_out_unless_asked_for():
     model = tiny_models.build("olmoe")
     sample = [Sample("a", [5, 6], [7, 8, 2])]
     assert Scorer(model, EVERYTHING, eos_ids=[2]).score(sample).response_tokens.tolist() == [2]
-    including = Options(thresholds=(1.0,), eos="include")
+    including = Options(largest_threshold=1.0, eos="include")
     assert Scorer(model, including, eos_ids=[2]).score(sample).response_tokens.tolist() == [3]
 
 
@@ -258,7 +260,7 @@ def test_batches_hold_every_wanted_sample_once_within_the_budget(items, budget):
         ({"formulations": ("projektion",)}, "formulations is .*projektion.*; allowed are"),
         ({"alignment": "last"}, "alignment is .*last"),
         ({"selections": ()}, "selections is"),
-        ({"thresholds": ()}, "thresholds is empty"),
+        ({"largest_threshold": 10}, "largest_threshold is 10; it is a share"),
     ],
 )
 def test_options_name_what_is_allowed(wrong, message):

@@ -108,6 +108,15 @@ def test_a_touched_script_or_another_comment_reruns_nothing(smoke):
     assert planned_jobs(snakemake(smoke, *MORE).stdout) == {}
 
 
+def test_another_threshold_below_the_largest_is_no_forward_pass(smoke):
+    config = yaml.safe_load((smoke / "config/more.yaml").read_text())
+    config["contributions"]["thresholds"].append(0.005)
+    (smoke / "config/threshold.yaml").write_text(yaml.safe_dump(config))
+    planned = planned_jobs(snakemake(smoke, "--configfile", "config/threshold.yaml", *MORE[2:]).stdout)
+    assert planned["key_neurons_synthetic"] == 7
+    assert not {"train", "responses_synthetic", "contributions_synthetic"} & set(planned)
+
+
 def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
     module = smoke / "scripts/moemui/utilization.py"
     before = module.read_text()
