@@ -30,8 +30,7 @@ def main(
         specs = harness.load_tasks(
             {name: harness.TaskSpec(**entry, data=made.get(name)) for name, entry in generated.items()}
         )
-        records = harness.respond(harness.wrap(model, tokenizer, batch_size=batch_size), specs)
-        progress(len(generated), len(tasks), "generated")
+        records = harness.respond(harness.wrap(model, tokenizer, batch_size=batch_size, progress=progress), specs)
     for name, entry in tasks.items():
         if "responses" in entry:
             records[name] = fixed_responses(

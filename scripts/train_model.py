@@ -1,16 +1,17 @@
 """Train a small MoE model from scratch and keep its weights at the steps that the recipe names."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from _job import run
 
 
-def main(*, snapshots: Path, training: Path, recipe: dict, tasks: list[str], model: str) -> dict:
+def main(*, snapshots: Path, training: Path, recipe: dict, tasks: list[str], model: str, progress: Callable) -> dict:
     """snapshots: folder for step-NNNNN/; training: the history table."""
     from moemui import tables
     from moemui.training import Recipe, train
 
-    history = train(Recipe.from_mapping(recipe), tasks, snapshots)
+    history = train(Recipe.from_mapping(recipe), tasks, snapshots, progress=progress)
     tables.write(history.assign(model=model), training, "training")
     return {"final_loss": float(history["loss"].tail(50).mean()), "tokens": int(history["tokens"].iloc[-1])}
 

@@ -26,6 +26,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
+from moemui.progress import silent
 from moemui.recording_model import RecordingModel, only_errors, wrap
 from moemui.responses import Response
 
@@ -202,7 +203,7 @@ def respond(model: RecordingModel, tasks: TaskSet) -> dict[str, list[Response]]:
         requests = [instance for instance in instances if instance.request_type == kind]
         if not requests:
             continue
-        answers = getattr(model, kind)(requests, disable_tqdm=not model.progress)
+        answers = getattr(model, kind)(requests, disable_tqdm=model.progress is silent)
         for row, (instance, answer) in enumerate(zip(requests, answers, strict=True)):
             instance.resps, instance.filtered_resps = [answer], {}
             if kind == "generate_until":

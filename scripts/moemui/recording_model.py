@@ -16,9 +16,9 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
-from tqdm import tqdm
 
 from moemui.families import end_tokens
+from moemui.progress import Progress, silent
 
 
 class RecordingModel(HFLM):
@@ -29,7 +29,7 @@ class RecordingModel(HFLM):
     text after an end token is never taken into the response, and neither are tokens behind a stop sequence.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, progress: bool = False) -> None:
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, progress: Progress = silent) -> None:
         with only_errors():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal")
         self.chat = bool(tokenizer.chat_template)
@@ -43,7 +43,7 @@ class RecordingModel(HFLM):
         groups: dict[str, list[int]] = defaultdict(list)
         for row, request in enumerate(requests):
             groups[json.dumps(request.args[1], sort_keys=True, default=str)].append(row)
-        bar = tqdm(total=len(requests), desc="generating", disable=disable_tqdm, mininterval=5.0, unit="response")
+        done = 0
         for rows in groups.values():
             # Longest first, as in HFLM: running out of memory shows at once.
             rows.sort(key=lambda row: -len(requests[row].args[0]))
@@ -54,8 +54,8 @@ class RecordingModel(HFLM):
                     batch, self._generate_batch([requests[row].args[0] for row in batch], arguments), strict=True
                 ):
                     texts[row], self.generated[row] = text, (prompt, response)
-                bar.update(len(batch))
-        bar.close()
+                done += len(batch)
+                self.progress(done, len(requests), "generated")
         return texts
 
     def _generate_batch(
@@ -116,7 +116,7 @@ class RecordingModel(HFLM):
         return prompt[overflow:], answer
 
 
-def wrap(model: Any, tokenizer: Any, *, batch_size: int = 16, progress: bool = False) -> RecordingModel:
+def wrap(model: Any, tokenizer: Any, *, batch_size: int = 16, progress: Progress = silent) -> RecordingModel:
     """A loaded causal language model as lm_eval sees it. batch_size: sequences in one forward pass.
 
     Raises ValueError for a batch size below 1.

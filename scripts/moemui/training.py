@@ -18,15 +18,16 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from moemui import synthetic
 from moemui.checkpoints import snapshot_name, without_bars
+from moemui.progress import Progress, silent
 
 FAMILIES = ("olmoe", "deepseek_v2")
 # Batches are cut from this many batches' worth of examples sorted by length, so that little of them is padding.
 BUCKETS = 8
 IGNORED = -100
+REPORT_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     )
 
 
-def train(recipe: Recipe, tasks: Sequence[str], output: str | Path, *, progress: bool = True) -> pd.DataFrame:
+def train(recipe: Recipe, tasks: Sequence[str], output: str | Path, *, progress: Progress = silent) -> pd.DataFrame:
     """Train a model on `tasks` and write `output/step-NNNNN/` (model and tokenizer) at every step to keep.
 
     Returns one row a step: step (int, from 1), loss (mean negative log-likelihood of the batch's answer tokens,
@@ -181,7 +182,11 @@ HISTORY = ["step", "loss", "balance", "learning_rate", "tokens", "seconds"]
 
 
 def _steps(
-    recipe: Recipe, model: Any, examples: list[tuple[list[int], list[int]]], save: Callable[[int], None], progress: bool
+    recipe: Recipe,
+    model: Any,
+    examples: list[tuple[list[int], list[int]]],
+    save: Callable[[int], None],
+    progress: Progress,
 ) -> list[dict[str, float]]:
     """Run the training steps and return their history."""
     from transformers.models.qwen2_moe.modeling_qwen2_moe import load_balancing_loss_func
@@ -197,7 +202,6 @@ def _steps(
     history: list[dict[str, float]] = []
     tokens, seconds = 0, 0.0
     save(0)
-    bar = tqdm(total=recipe.steps, desc=f"training {recipe.family}", disable=not progress, mininterval=5.0, unit="step")
     for step, (ids, mask, targets) in enumerate(batches(examples, recipe.batch, recipe.seed), start=1):
         started = time.perf_counter()
         rate = learning_rate(recipe, step)
@@ -221,10 +225,9 @@ def _steps(
                 f"the loss is {value} at step {step} of {recipe.steps}; lower learning_rate ({recipe.learning_rate})"
             )
         history.append(dict(zip(HISTORY, (step, value, float(balance.detach()), rate, tokens, seconds), strict=True)))
-        bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-        bar.update()
+        if step % REPORT_STEPS == 0:
+            progress(step, recipe.steps, f"loss {value:.3f}")
         save(step)
-    bar.close()
     return history
 
 

@@ -31,7 +31,7 @@ TASKS = ["sorting", "boolean"]
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     recipe = Recipe(request.param, **TINY)
-    return recipe, folder, training.train(recipe, TASKS, folder, progress=False)
+    return recipe, folder, training.train(recipe, TASKS, folder)
 
 
 def test_loss_falls_and_history_has_a_row_a_step(run):
@@ -47,7 +47,7 @@ def test_loss_falls_and_history_has_a_row_a_step(run):
 def test_same_recipe_gives_the_same_bits(run, tmp_path):
     recipe, folder, history = run
     state = torch.get_rng_state()
-    again = training.train(recipe, TASKS, tmp_path, progress=False)
+    again = training.train(recipe, TASKS, tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(again["loss"], history["loss"])
     first, second = (load_file(where / "step-00012" / "model.safetensors") for where in (folder, tmp_path))
@@ -58,7 +58,7 @@ def test_same_recipe_gives_the_same_bits(run, tmp_path):
 def test_another_seed_gives_other_weights(run, tmp_path):
     recipe, folder, _ = run
     other = Recipe(recipe.family, **{**TINY, "seed": 1, "steps": 1, "save_steps": (0,)})
-    training.train(other, TASKS, tmp_path, progress=False)
+    training.train(other, TASKS, tmp_path)
     first, second = (load_file(where / "step-00000" / "model.safetensors") for where in (folder, tmp_path))
     assert not torch.equal(first["lm_head.weight"], second["lm_head.weight"])
 
