@@ -46,6 +46,8 @@ rule checkpoint:
             if wildcards.model in STUDY.trained()
             else []
         ),
+        # Weights replaced in place are another checkpoint.
+        files=lambda wildcards: STUDY.local_files(wildcards.model),
     output:
         checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
         record="<results>/records/{model}/{checkpoint}/checkpoint.json",

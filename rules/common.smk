@@ -62,20 +62,6 @@ def table(name, folder="tables"):
     }
 
 
-def order(model):
-    """Name, place in training order and tokens seen of a model's checkpoints, for its tables."""
-    entries = [STUDY.checkpoint(model, name) for name in STUDY.checkpoints(model)]
-    return [
-        {
-            "checkpoint": entry["name"],
-            "order": place,
-            "tokens": entry.get("tokens"),
-            "step": entry.get("step"),
-        }
-        for place, entry in enumerate(entries)
-    ]
-
-
 MODEL_TABLES = [
     "performance",
     "utilization",
@@ -83,8 +69,6 @@ MODEL_TABLES = [
     "expert_frequency",
     "key_experts",
 ]
-if STUDY.trained() == list(STUDY.models):
-    MODEL_TABLES.append("training")
 
 
 def model_tables(name):
@@ -103,6 +87,10 @@ def model_resources():
 
 # Tables of one model or suite each, and what they are gathered from into one table for the study.
 GATHERED = {name: model_tables(name) for name in MODEL_TABLES}
+if STUDY.trained():
+    GATHERED["training"] = [
+        f"<results>/{model}/training.parquet" for model in STUDY.trained()
+    ]
 if STUDY.masked_checkpoints():
     for name in ("masking", "masking_effect"):
         GATHERED[name] = [

@@ -42,9 +42,11 @@ for suite, tasks in STUDY.suites.items():
             tasks={task: STUDY.task(task) for task in tasks},
             batch_size=STUDY["responses"]["batch_size"],
             loading=lambda wildcards: STUDY.loading(wildcards.model),
+            chat=lambda wildcards: STUDY.chat(wildcards.model),
             setting=[STUDY["analysis"][key] for key in ("formulation", "selection")]
             + [STUDY["masking"]["threshold"]],
             seeds=STUDY["masking"]["seeds"],
+            seed=STUDY["seed"],
             code=digest("mask_neurons"),
         script:
             "../scripts/mask_neurons.py"

@@ -59,6 +59,7 @@ for suite, tasks in STUDY.suites.items():
             tasks={task: STUDY.task(task) for task in tasks},
             batch_size=STUDY["responses"]["batch_size"],
             loading=lambda wildcards: STUDY.loading(wildcards.model),
+            chat=lambda wildcards: STUDY.chat(wildcards.model),
             code=digest("generate_responses"),
         script:
             "../scripts/generate_responses.py"

@@ -31,8 +31,12 @@ class Study:
         if errors:
             raise StudyError("; ".join(_explain(error) for error in errors[:3]))
         self.config = _with_defaults(config, rules, rules)
+        self.config["analysis"].setdefault("curve_threshold", self.config["analysis"]["threshold"])
+        self.config["masking"].setdefault("threshold", self.config["analysis"]["threshold"])
         self.name: str = self.config["study"]
-        self.models: dict[str, dict[str, Any]] = self.config["models"]
+        listed: dict[str, dict[str, Any]] = self.config["models"]
+        self.models = {name: model for name, model in listed.items() if "hold" not in model}
+        self.held = {name: model["hold"] for name, model in listed.items() if "hold" in model}
         self.tasks: dict[str, dict[str, Any]] = self.config["tasks"]
         self.suites = self._suites()
         self._check()
@@ -52,13 +56,6 @@ class Study:
         """Models that the workflow trains itself."""
         return [name for name, model in self.models.items() if "train" in model["source"]]
 
-    def untrained_checkpoint(self, model: str) -> str | None:
-        """The checkpoint that has seen no tokens, the baseline of enrichment; None where the study has none."""
-        for entry in self.models[model]["checkpoints"]:
-            if entry.get("step") == 0 or entry.get("tokens") == 0:
-                return str(entry["name"])
-        return None
-
     def masked_checkpoints(self) -> dict[str, str]:
         """The checkpoint of each model on which masking is measured."""
         if self["masking"]["checkpoints"] == "none":
@@ -70,10 +67,24 @@ class Study:
         entry = self.models[model]
         return {**entry["source"], "trust_remote_code": entry["trust_remote_code"]}
 
+    def local_files(self, model: str) -> list[str]:
+        """Files of a model in a local folder; none for other sources."""
+        source = self.models[model]["source"]
+        if "path" not in source:
+            return []
+        folder = Path(source["path"]).expanduser()
+        found = [folder / source["gguf"]] if "gguf" in source else folder.glob("*")
+        return sorted(str(path) for path in found if path.is_file() and not path.name.startswith("."))
+
     def loading(self, model: str) -> dict[str, Any]:
         """How the model is loaded."""
         spread = self.models[model]["device_map"] == "auto"
         return {"dtype": self.models[model]["dtype"], "device_map": "auto" if spread else None}
+
+    def chat(self, model: str) -> dict[str, Any]:
+        """How a chat model is asked and its reasoning ends, as moemui.harness.wrap takes it."""
+        entry = self.models[model]
+        return {"chat_template_args": entry["chat_template_args"], "think_end": entry.get("think_end")}
 
     def task(self, name: str) -> dict[str, Any]:
         """A task's entry as moemui.harness.TaskSpec takes it, without the data file of a synthetic one."""
@@ -83,7 +94,8 @@ class Study:
         """Files that the tasks are read from: given responses, and task files of their folders."""
         files = {str(self.tasks[name]["responses"]) for name in names if "responses" in self.tasks[name]}
         for folder in {self.tasks[name]["include"] for name in names if "include" in self.tasks[name]}:
-            files.update(str(path) for path in Path(folder).glob("*") if path.is_file())
+            # lm_eval reads task files, bases without an ending, and Python beside them.
+            files.update(str(p) for p in Path(folder).glob("*") if p.is_file() and p.suffix in (".yaml", ".py", ""))
         return sorted(files)
 
     def main_settings(self) -> list[list[Any]]:
@@ -117,6 +129,7 @@ class Study:
             "name": self.name,
             "description": self.config.get("description", ""),
             "trained_here": self.trained(),
+            "held": self.held,
             "families": {name: model.get("family", name) for name, model in self.models.items()},
             **{key: self[key] for key in ("analysis", "contributions", "masking")},
         }
@@ -140,38 +153,58 @@ class Study:
         return suites
 
     def _check(self) -> None:
+        if not self.models:
+            raise StudyError(f"models: all of {sorted(self.held)} are on hold; a study runs at least one")
         for model, entry in self.models.items():
-            names = self.checkpoints(model)
-            if len(set(names)) < len(names):
-                raise StudyError(f"models.{model}.checkpoints: found {names}; each name may stand once")
-            kind = next(iter(entry["source"]))
-            if ("training" in entry) != (kind == "train"):
-                found = "is given" if "training" in entry else "is missing"
+            self._check_checkpoints(model, entry)
+        self._check_settings()
+        self._check_paths()
+
+    def _check_paths(self) -> None:
+        for model, entry in self.models.items():
+            source = entry["source"]
+            if "path" in source and not self.local_files(model):
+                where = f"models.{model}.source.path: found {source['path']!r}"
                 raise StudyError(
-                    f"models.{model}.training {found}, and the source is {kind!r}; only 'train' goes with it"
+                    f"{where}; there is no such folder"
+                    + (f" with {source['gguf']}" if "gguf" in source else " with files")
                 )
-            needs = {"train": "step", "hub": "revision"}.get(kind)
-            for checkpoint in entry["checkpoints"]:
-                where = f"models.{model}.checkpoints.{checkpoint['name']}"
-                for key in ("step", "revision", "commit"):
-                    if key in checkpoint and key != needs and not (key == "commit" and kind == "hub"):
-                        raise StudyError(
-                            f"{where}.{key}: found {checkpoint[key]!r}; a model from {kind!r} takes no {key}"
-                        )
-                if needs and needs not in checkpoint:
-                    raise StudyError(f"{where}: {needs} is missing; a model from {kind!r} needs it")
-            saved = entry.get("training", {}).get("save_steps")
-            for checkpoint in entry["checkpoints"] if saved else []:
-                if checkpoint["step"] not in saved:
-                    raise StudyError(
-                        f"models.{model}.checkpoints.{checkpoint['name']}.step: found {checkpoint['step']}; "
-                        f"allowed are the training's save_steps {saved}"
-                    )
+        for task, entry in self.tasks.items():
+            if "include" in entry and not Path(entry["include"]).is_dir():
+                raise StudyError(f"tasks.{task}.include: found {entry['include']!r}; there is no such folder")
+            if "responses" in entry and not Path(entry["responses"]).is_file():
+                raise StudyError(f"tasks.{task}.responses: found {entry['responses']!r}; there is no such file")
+
+    def _check_checkpoints(self, model: str, entry: Mapping[str, Any]) -> None:
+        names = self.checkpoints(model)
+        if len(set(names)) < len(names):
+            raise StudyError(f"models.{model}.checkpoints: found {names}; each name may stand once")
+        kind = next(iter(entry["source"]))
+        if ("training" in entry) != (kind == "train"):
+            found = "is given" if "training" in entry else "is missing"
+            raise StudyError(f"models.{model}.training {found}, and the source is {kind!r}; only 'train' goes with it")
+        needs = {"train": "step", "hub": "revision"}.get(kind)
+        for checkpoint in entry["checkpoints"]:
+            where = f"models.{model}.checkpoints.{checkpoint['name']}"
+            for key in ("step", "revision", "commit"):
+                if key in checkpoint and key != needs and not (key == "commit" and kind == "hub"):
+                    raise StudyError(f"{where}.{key}: found {checkpoint[key]!r}; a model from {kind!r} takes no {key}")
+            if needs and needs not in checkpoint:
+                raise StudyError(f"{where}: {needs} is missing; a model from {kind!r} needs it")
+        saved = entry.get("training", {}).get("save_steps")
+        for checkpoint in entry["checkpoints"] if saved else []:
+            if checkpoint["step"] not in saved:
+                raise StudyError(
+                    f"models.{model}.checkpoints.{checkpoint['name']}.step: found {checkpoint['step']}; "
+                    f"allowed are the training's save_steps {saved}"
+                )
+
+    def _check_settings(self) -> None:
         stored = self["contributions"]
         for section, key, allowed in (
             ("analysis", "threshold", stored["thresholds"]),
             ("analysis", "curve_threshold", stored["thresholds"]),
-            ("masking", "threshold", stored["thresholds"]),
+            *([("masking", "threshold", stored["thresholds"])] if self.masked_checkpoints() else []),
             ("analysis", "formulation", stored["formulations"]),
             ("analysis", "selection", stored["selections"]),
         ):
@@ -221,6 +254,8 @@ def _explain(error: ValidationError) -> str:
         return f"{where}: unknown key {unknown!r}; allowed are {allowed}" + (
             f"; did you mean {close[0]!r}?" if close else ""
         )
+    if error.validator == "dependentRequired":
+        return f"{where}: {error.message}; it has {sorted(error.instance)}"
     if error.validator == "required":
         return f"{where}: {error.message}; it has {sorted(error.instance)}"
     if error.validator == "enum":
@@ -230,10 +265,16 @@ def _explain(error: ValidationError) -> str:
             f"{where}: found {error.instance!r}, which the workflow uses itself, as {rules['not']['enum']}; rename it"
         )
     if error.validator == "oneOf":
-        choices = [" + ".join(option.get("required", [])) for option in rules["oneOf"]]
+        choices = [_choice(option) for option in rules["oneOf"]]
         found = dict(error.instance) if isinstance(error.instance, Mapping) else error.instance
         return f"{where}: found {found!r}; allowed is exactly one of {choices}"
     limits = {
         k: rules[k] for k in ("type", "minimum", "exclusiveMinimum", "maximum", "pattern", "minItems") if k in rules
     }
     return f"{where}: found {error.instance!r}; allowed is {rules.get('description') or limits or error.message}"
+
+
+def _choice(option: Mapping[str, Any]) -> str:
+    """One branch of a oneOf in words: the keys that it needs and those that don't go with them."""
+    without = [key for key, rule in option.get("properties", {}).items() if rule is False]
+    return " + ".join(option.get("required", [])) + (f" without {', '.join(without)}" if without else "")

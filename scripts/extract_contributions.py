@@ -39,6 +39,7 @@ def main(
         "samples": total,
         "response_tokens": sum(q.response_tokens for q in qualities),
         "conservation_error": max(q.conservation_error for q in qualities),
+        "imbalance": max(q.imbalance for q in qualities),
         "identity_error": max(q.identity_error for q in qualities),
         "bytes": sum(q.bytes for q in qualities),
     }

@@ -1,12 +1,18 @@
 """Answer and grade all tasks of a suite on one loaded checkpoint."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from _job import run
 from moemui import checkpoints
 from moemui.responses import fixed_responses, write_responses
+
+log = logging.getLogger(__name__)
+
+# From this share of truncated responses on, a score says more about the token budget than about the model.
+TOO_MANY = 0.05
 
 
 def main(
@@ -17,29 +23,47 @@ def main(
     tasks: dict,
     batch_size: int,
     loading: dict,
+    chat: dict,
     progress: Callable,
 ) -> dict:
     """responses: the files to write, in the order of `tasks`. data: <task>.jsonl of the synthetic ones."""
-    model, tokenizer = checkpoints.load(json.loads(checkpoint.read_text()), **loading)
     generated = {name: entry for name, entry in tasks.items() if "lm_eval" in entry}
-    records = {}
     if generated:
         from moemui import harness  # lm_eval takes seconds to import
 
         made = {path.stem: str(path) for path in data}
-        specs = harness.load_tasks(
+        # Before the model, so that a mistake in a task costs no loading of one.
+        loaded = harness.load_tasks(
             {name: harness.TaskSpec(**entry, data=made.get(name)) for name, entry in generated.items()}
         )
-        records = harness.respond(harness.wrap(model, tokenizer, batch_size=batch_size, progress=progress), specs)
+    model, tokenizer = checkpoints.load(json.loads(checkpoint.read_text()), **loading)
+    records = {}
+    if generated:
+        wrapped = harness.wrap(model, tokenizer, batch_size=batch_size, progress=progress, **chat)
+        records = harness.respond(wrapped, loaded)
     for name, entry in tasks.items():
         if "responses" in entry:
             records[name] = fixed_responses(
-                entry["responses"], tokenizer, task=name, domain=entry["domain"], limit=entry.get("limit")
+                entry["responses"],
+                tokenizer,
+                task=name,
+                domain=entry["domain"],
+                limit=entry.get("limit"),
+                chat_template_args=chat["chat_template_args"],
             )
     for name, path in zip(tasks, responses, strict=True):
         write_responses(records[name], path)
     graded = {name: [r["correct"] for r in rows if r["correct"] is not None] for name, rows in records.items()}
-    return {f"accuracy.{name}": sum(correct) / len(correct) for name, correct in graded.items() if correct}
+    truncated = {name: sum(r["truncated"] for r in rows) / len(rows) for name, rows in records.items()}
+    for name, share in truncated.items():
+        if share > TOO_MANY:
+            log.warning(
+                "task %s: the token budget cut off %.0f %% of the responses, which lowers scores; raise max_new_tokens",
+                name,
+                100 * share,
+            )
+    accuracy = {f"accuracy.{name}": sum(correct) / len(correct) for name, correct in graded.items() if correct}
+    return accuracy | {f"truncated.{name}": share for name, share in truncated.items()}
 
 
 if __name__ == "__main__":

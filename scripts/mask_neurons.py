@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,27 +29,40 @@ def main(
     tasks: dict,
     batch_size: int,
     loading: dict,
+    chat: dict,
     setting: list,
     seeds: int,
+    seed: int,
     progress: Callable,
 ) -> dict:
-    """masking, masking_effect: the tables to write. data: <task>.jsonl of the synthetic tasks."""
+    """masking, masking_effect: the tables to write. data: <task>.jsonl of the synthetic tasks.
+
+    seed: of the bootstrap and of the first random control; the `seeds` controls count up from it.
+    """
     made = {path.stem: str(path) for path in data}
+    # Before the model, so that a mistake in a task costs no loading of one.
+    loaded = harness.load_tasks(
+        {name: harness.TaskSpec(**entry, data=made.get(name)) for name, entry in tasks.items() if "lm_eval" in entry}
+    )
     model, tokenizer = checkpoints.load(json.loads(checkpoint.read_text()), **loading)
+    wrapped = harness.wrap(model, tokenizer, batch_size=batch_size, **chat)
     sites = families.sites(model)
     outcomes, effects = [], []
     for done, (name, answers, sets) in enumerate(zip(tasks, responses, key_neurons, strict=True)):
         file, records = files.read(sets), read_responses(answers)
         key = file.sets(*setting).union()
-        answer = _answering(model, tokenizer, name, {**tasks[name], "data": made.get(name)}, records, batch_size)
+        answer = _answering(wrapped, _alone(loaded, name), records)
         conditions = []
         masks = [("none", NO_SEED, np.empty(0, dtype=np.int64)), ("key", NO_SEED, key)]
-        masks += [("random", seed, matched_random(key=key, geometry=file.geometry, seed=seed)) for seed in range(seeds)]
-        for kind, seed, neurons in masks:
+        masks += [
+            ("random", control, matched_random(key=key, geometry=file.geometry, seed=control))
+            for control in range(seed, seed + seeds)
+        ]
+        for kind, control, neurons in masks:
             masked = [torch.from_numpy(layer) for layer in by_layer(neurons=neurons, geometry=file.geometry)]
             with Tap(model, sites, masked_neurons=masked):
                 correct, nll = answer()
-            conditions.append(Condition(kind, len(neurons), correct, nll, seed))
+            conditions.append(Condition(kind, len(neurons), correct, nll, control))
         outcome, effect = rows(
             model=file.model,
             checkpoint=file.checkpoint,
@@ -58,6 +70,7 @@ def main(
             setting=Setting(*setting),
             n_neurons=file.geometry.neurons,
             conditions=conditions,
+            seed=seed,
         )
         outcomes.append(outcome)
         effects.append(effect)
@@ -73,21 +86,25 @@ def main(
     }
 
 
+def _alone(loaded: harness.TaskSet, name: str) -> harness.TaskSet | None:
+    """One of the loaded tasks by itself; None for given responses."""
+    return harness.TaskSet({name: loaded.specs[name]}, {name: loaded.leaves[name]}) if name in loaded.specs else None
+
+
 def _answering(
-    model: Any, tokenizer: Any, name: str, entry: dict, records: list[dict], batch_size: int
+    wrapped: harness.RecordingModel, task: harness.TaskSet | None, records: list[dict]
 ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
     """A function that gives correctness (int8, −1 not graded) and reference NLL of the task's samples, as masked."""
-    generated = "lm_eval" in entry
-    if generated:
-        loaded = harness.load_tasks({name: harness.TaskSpec(**entry)})
-        wrapped = harness.wrap(model, tokenizer, batch_size=batch_size)
 
     def answer() -> tuple[np.ndarray, np.ndarray]:
         verdict = {True: 1, False: 0, None: -1}
         # Given responses can't be made again, so only the likelihood of the reference answer is measured.
-        correct = [r["correct"] for r in harness.respond(wrapped, loaded)[name]] if generated else [None] * len(records)
-        return np.array([verdict[c] for c in correct], dtype=np.int8), reference_nll(
-            model, tokenizer, records, batch_size
+        graded = [None] * len(records)
+        if task is not None:
+            (answers,) = harness.respond(wrapped, task).values()
+            graded = [record["correct"] for record in answers]
+        return np.array([verdict[c] for c in graded], dtype=np.int8), reference_nll(
+            wrapped.model, wrapped.tokenizer, records, wrapped.batch_size
         )
 
     return answer

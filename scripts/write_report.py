@@ -16,6 +16,8 @@ from moemui.views import Choice
 def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path, study: dict) -> dict:
     """report: the HTML file to write. figures: the folder for SVG and PDF files."""
     found = {path.stem: files.read(path, path.stem) for path in tables}
+    # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
+    everything = {name: found.get(name, files.TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
     analysis, masking = study["analysis"], study["masking"]
 
     def at(threshold: float) -> Setting:
@@ -29,7 +31,7 @@ def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path
         families=study["families"],
         trained_here=tuple(study["trained_here"]),
     )
-    drawn, left_out = draw_all(found, choice)
+    drawn, left_out = draw_all(everything, choice)
     figures.mkdir()
     for name, figure in drawn.items():
         save(figure, figures / f"{name}.svg")
@@ -37,10 +39,10 @@ def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path
         report,
         study={
             "name": study["name"],
-            "description": study["description"],
+            "description": " ".join([study["description"], *_on_hold(study["held"])]).strip(),
             "settings": {key: study[key] for key in ("analysis", "contributions", "masking")},
         },
-        tables={name: found.get(name, files.TABLES[name].frame([])) for name in {*found, *page.NEEDED}},
+        tables=everything,
         figures={name: (figures / f"{name}.svg").read_text() for name in drawn},
         left_out=left_out,
         choice=choice,
@@ -48,6 +50,10 @@ def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path
         files={name: [f"tables/{name}.parquet", f"tables/{name}.csv"] for name in found},
     )
     return {"figures": len(drawn), "bytes": report.stat().st_size}
+
+
+def _on_hold(held: dict[str, str]) -> list[str]:
+    return [f"{model} is on hold: {reason}." for model, reason in held.items()]
 
 
 def _provenance(records: list[dict]) -> dict:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate, _grouped_linear
 
-from moemui.families import Foreign, Site
+from moemui.families import Foreign, Site, UnsupportedModelError
 
 IMPLEMENTATION = "moemui"
 
@@ -55,6 +55,8 @@ Observer = Callable[[int, RoutedPass | None, SharedPass | None, torch.Tensor], N
 class _Passing:
     """A layer's pass under way, and its masks."""
 
+    observed: bool = False  # whether anybody looks: a masked run keeps no activations
+    neutral_up: float | None = None  # see `neutral_up`
     keep_routed: torch.Tensor | None = None  # (E_r, N), 1 keeps a neuron
     keep_shared: torch.Tensor | None = None  # (width of the shared MLP,)
     routed: RoutedPass | None = None
@@ -110,7 +112,9 @@ class Tap:
             self._before = self.model.config._experts_implementation
             self.model.set_experts_implementation(IMPLEMENTATION)
         for position, (site, passing) in enumerate(zip(self.sites, self._passing, strict=True)):
+            passing.observed = self.observer is not None
             if site.experts is not None:
+                passing.neutral_up = neutral_up(site) if passing.observed else None
                 if site.experts in _ACTIVE:
                     raise RuntimeError(f"{site.name} is already tapped; leave the outer Tap first")
                 _ACTIVE[site.experts] = passing
@@ -207,10 +211,12 @@ def _experts_forward(
         bias = getattr(self, f"{name}_bias")[expert] if self.has_bias else None
         return _grouped_linear(states, getattr(self, name), ends, bias=bias, is_transposed=self.is_transposed)
 
-    if self.has_gate:
-        activation, intermediate = _gate(self, linear(hidden_states[token], "gate_up_proj"))
-    else:
+    if not self.has_gate:
         activation = intermediate = self.act_fn(linear(hidden_states[token], "up_proj"))
+    elif passing.observed:
+        activation, intermediate = _gate(self, linear(hidden_states[token], "gate_up_proj"), passing.neutral_up)
+    else:
+        activation = intermediate = self._apply_gate(linear(hidden_states[token], "gate_up_proj"))
     if passing.keep_routed is not None:
         intermediate = intermediate * passing.keep_routed.to(intermediate)[expert]
     output = linear(intermediate, "down_proj")
@@ -220,26 +226,53 @@ def _experts_forward(
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order), device=order.device)
     passing.seen = True
-    passing.routed = RoutedPass(self, token, expert, weight.float(), activation, intermediate)
+    if passing.observed:
+        passing.routed = RoutedPass(self, token, expert, weight.float(), activation, intermediate)
     return weighted[inverse].view(tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
 
 
-def _gate(experts: Foreign, gate_up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _gate(experts: Foreign, gate_up: torch.Tensor, neutral: float | None) -> tuple[torch.Tensor, torch.Tensor]:
     """act(x W_gate) and act(x W_gate) ⊙ up(x W_up), each (slots, N)."""
-    if type(experts)._apply_gate is _default_apply_gate and experts.is_concatenated:
+    if neutral is None:
         gate, up = gate_up.chunk(2, dim=-1)
         activation = experts.act_fn(gate)
         return activation, activation * up
-    # Experts with a gate of their own (GPT-OSS: clamps and up + 1) multiply act(gate) by a function of up alone.
-    # At the up that makes this factor 1 the whole is act(gate): 0 where the gate adds 1 to up, otherwise 1.
-    neutral = gate_up.clone()
-    up_part = neutral[..., 1::2] if not experts.is_concatenated else neutral.chunk(2, dim=-1)[1]
-    up_part.fill_(0)
-    activation = experts._apply_gate(neutral)
-    if not activation.any():
-        up_part.fill_(1)
-        activation = experts._apply_gate(neutral)
-    return activation, experts._apply_gate(gate_up)
+    # At the up for which its factor is 1, the whole is act(gate).
+    alone = gate_up.clone()
+    _up_part(experts, alone).fill_(neutral)
+    return experts._apply_gate(alone), experts._apply_gate(gate_up)
+
+
+def neutral_up(site: Site) -> float | None:
+    """The value of up at which experts with a gate of their own give act(gate); None for the ordinary SwiGLU.
+
+    Such gates (GPT-OSS: clamps and up + 1) are a product act(gate) · b(up); b is 1 at up = 0 where the gate adds 1,
+    and at up = 1 otherwise. Raises UnsupportedModelError for a gate that is no such product: act(gate) then has no
+    meaning.
+    """
+    experts = site.experts
+    assert experts is not None
+    if not experts.has_gate or (type(experts)._apply_gate is _default_apply_gate and experts.is_concatenated):
+        return None
+    weight = experts.gate_up_proj
+
+    def at(gate: float, up: float) -> float:
+        probe = torch.full((1, 8), gate, dtype=torch.float32, device=weight.device)
+        _up_part(experts, probe).fill_(up)
+        return float(experts._apply_gate(probe)[0, 0])
+
+    crossed = at(0.5, 0.25) * at(1.5, 0.75), at(0.5, 0.75) * at(1.5, 0.25)
+    if abs(crossed[0] - crossed[1]) > 1e-5 * (abs(crossed[0]) + abs(crossed[1])) + 1e-12:
+        raise UnsupportedModelError(
+            f"{site.name}: the gate of {type(experts).__name__} is no product of a function of gate and one of up, "
+            "so act(gate) has no meaning; this model can't be measured"
+        )
+    return 0.0 if at(1.0, 0.0) != 0 else 1.0
+
+
+def _up_part(experts: Foreign, gate_up: torch.Tensor) -> torch.Tensor:
+    """The view of gate_up that holds up."""
+    return gate_up.chunk(2, dim=-1)[1] if experts.is_concatenated else gate_up[..., 1::2]
 
 
 def _set_mask(site: Site, passing: _Passing, neurons: torch.Tensor) -> None:

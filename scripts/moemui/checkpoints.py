@@ -221,17 +221,33 @@ def load(manifest: Mapping[str, Any], dtype: str = "float32", *, device_map: str
     options: dict[str, Any] = {"trust_remote_code": manifest["trust_remote_code"]}
     if manifest["gguf"]:
         options["gguf_file"] = manifest["gguf"]
+    placed: Any = device_map
+    if placed is None and torch.cuda.is_available():
+        placed = {"": 0}  # straight to the GPU, without a copy in main memory first
+    weights: dict[str, Any] = {}
+    if quantisation(manifest) == "mxfp4":
+        from transformers.utils.quantization_config import Mxfp4Config
+
+        # GPT-OSS: packed weights run through kernels of their own, in which no neuron can be seen.
+        weights["quantization_config"] = Mxfp4Config(dequantize=True)
     with without_bars():
         tokenizer = AutoTokenizer.from_pretrained(manifest["path"], **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            manifest["path"], dtype=dtype, device_map=device_map, output_loading_info=True, **options
+            manifest["path"], dtype=dtype, device_map=placed, output_loading_info=True, **options, **weights
         )
     model, report = loaded
     _refuse_invented(manifest, report)
     _refuse_unknown_ids(manifest, tokenizer, model)
-    if device_map is None and torch.cuda.is_available():
-        model = model.to("cuda")
     return model.eval(), tokenizer
+
+
+def quantisation(manifest: Mapping[str, Any]) -> str | None:
+    """How the checkpoint's weights are quantised, by its config.json, such as "mxfp4"; None where they are not."""
+    config = Path(manifest["path"]) / "config.json"
+    if manifest["gguf"] or not config.is_file():
+        return None  # transformers dequantises GGUF by itself
+    method = json.loads(config.read_text()).get("quantization_config", {}).get("quant_method")
+    return str(method) if method else None
 
 
 @contextmanager

@@ -23,9 +23,14 @@ class IdentityError(RuntimeError):
 
 @dataclass(frozen=True)
 class Quality:
-    """What an extraction says about itself: largest relative errors, samples and response tokens, bytes on disk."""
+    """What an extraction says about itself.
+
+    conservation_error, imbalance: the largest over tokens and layers, see `moemui.contributions`; identity_error: of
+    logits; samples, response_tokens: counts; bytes: size on disk.
+    """
 
     conservation_error: float
+    imbalance: float
     identity_error: float
     samples: int
     response_tokens: int
@@ -54,12 +59,12 @@ def extract(
     for sample in samples:
         scorer.scored_tokens(sample)  # a bad sample stops the job before any work
     identity = scorer.identity_error(samples[0])
-    if not identity <= scorer.tolerance:
+    if not identity <= scorer.identity_tolerance:
         raise IdentityError(
-            f"logits under the tap differ by {identity:.2g} of the largest one, above {scorer.tolerance:g}; "
+            f"logits under the tap differ by {identity:.2g} of the largest one, above {scorer.identity_tolerance:g}; "
             "this model can't be measured"
         )
-    conservation, tokens = 0.0, 0
+    conservation, imbalance, tokens = 0.0, 0.0, 0
     with store.create(
         path,
         geometry=scorer.geometry,
@@ -72,8 +77,9 @@ def extract(
             chunk = scorer.score(samples[start : start + store.CHUNK_SAMPLES], partial(_add, progress, start))
             writer.write(start, _arrays(chunk))
             conservation = max(conservation, float(chunk.conservation.max()))
+            imbalance = max(imbalance, float(chunk.imbalance.max()))
             tokens += int(chunk.response_tokens.sum())
-    return Quality(conservation, identity, len(samples), tokens, store.Contributions(path).bytes)
+    return Quality(conservation, imbalance, identity, len(samples), tokens, store.Contributions(path).bytes)
 
 
 def _add(progress: Callable[[int], None], before: int, done: int) -> None:
@@ -85,6 +91,7 @@ def _arrays(chunk: ChunkScores) -> dict[str, np.ndarray]:
         "routing/tokens": chunk.routed_tokens,
         "routing/gate_mass": chunk.gate_mass,
         "quality/conservation": chunk.conservation,
+        "quality/imbalance": chunk.imbalance,
         "samples/response_tokens": chunk.response_tokens,
     }
     for (formulation, selection), ranked in chunk.ranked.items():
@@ -101,6 +108,7 @@ def select_key_neurons(
     Raises ValueError where store and responses are not of the same samples.
     """
     scores, records = store.Contributions(contributions), read_responses(responses)
+    store.verify(contributions)
     ids = [record["id"] for record in records]
     if ids != scores.sample_ids:
         raise ValueError(f"{contributions} and {responses} hold other samples; delete the store and run again")

@@ -27,7 +27,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from moemui.progress import silent
-from moemui.recording_model import RecordingModel, only_errors, wrap
+from moemui.recording_model import Generated, RecordingModel, only_errors, wrap
 from moemui.responses import Response
 
 __all__ = ["TaskSet", "TaskSpec", "load_tasks", "respond", "wrap"]
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 # The seed that lm_eval's own command line draws few-shot examples with.
 FEWSHOT_SEED = 1234
+# Names under which lm_eval tasks give the length of a response.
+BUDGETS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "max_length")
 # Which choice a multiple-choice metric takes as the model's answer: the log-likelihood is divided by this length.
 CHOICE_LENGTHS: dict[str, Callable[[str], int]] = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
 
@@ -49,6 +51,7 @@ class TaskSpec:
     limit: samples taken of each leaf task, all if None. num_fewshot: examples in the prompt, the task's own if None.
     metric, filter: what decides `correct`; by default the first of the task's metric list under its first filter.
     allow_code: run code that the model wrote, where grading needs that.
+    max_new_tokens: longest response in tokens, instead of the task's own (lm_eval's default is 256).
     """
 
     lm_eval: str
@@ -60,6 +63,7 @@ class TaskSpec:
     metric: str | None = None
     filter: str | None = None
     allow_code: bool = False
+    max_new_tokens: int | None = None
 
 
 @dataclass
@@ -92,7 +96,7 @@ def load_tasks(specs: Mapping[str, TaskSpec]) -> TaskSet:
 
     Raises ValueError, naming the task, for a name that lm_eval does not know (with similar ones), a folder or data
     file that does not exist, a task that has no response to measure or several for a prompt, and one whose grading
-    runs the model's code unless allow_code is set.
+    runs the model's code unless allow_code is set; also for max_new_tokens below 1 or where nothing is generated.
     """
     managers: dict[str | None, TaskManager] = {}
     leaves = {}
@@ -148,7 +152,22 @@ def _load(name: str, spec: TaskSpec, manager: TaskManager) -> dict[str, Any]:
                 f"task {leaf} runs code that the model wrote; set allow_code: true for {name} where that is safe"
             )
         _set_fewshot(name, spec, leaf, task)
+    _set_budget(name, spec, [task for task in loaded.values() if task.OUTPUT_TYPE == "generate_until"])
     return dict(loaded)
+
+
+def _set_budget(name: str, spec: TaskSpec, generating: Sequence[Any]) -> None:
+    budget = spec.max_new_tokens
+    if budget is None:
+        return
+    if budget < 1:
+        raise ValueError(f"task {name} has max_new_tokens: {budget}; it is a number of tokens, at least 1")
+    if not generating:
+        raise ValueError(f"task {name} has max_new_tokens: {budget}, but {spec.lm_eval} generates nothing; take it out")
+    for task in generating:
+        own = task.get_config("generation_kwargs") or {}
+        kept = {key: value for key, value in own.items() if key not in BUDGETS}
+        task.set_config(key="generation_kwargs", value={**kept, "max_gen_toks": budget})
 
 
 def _set_fewshot(name: str, spec: TaskSpec, leaf: str, task: Any) -> None:
@@ -193,12 +212,13 @@ def respond(model: RecordingModel, tasks: TaskSet) -> dict[str, list[Response]]:
     metric takes as the answer (highest log-likelihood; divided by length for acc_norm and acc_bytes). A record's id
     is <leaf task>/<document number>. `correct` is the deciding metric's value where that is 0 or 1 for every sample
     of a leaf; a metric of degrees says neither right nor wrong, so `correct` is then null, with a warning.
+    Reasoning that ends with the model's think_end is in the ids of a response, not in its text.
     """
     tasks.build_prompts(model)
     instances = [
         instance for leaves in tasks.leaves.values() for task in leaves.values() for instance in task.instances
     ]
-    ids: dict[int, tuple[list[int], list[int]]] = {}
+    ids: dict[int, Generated] = {}
     for kind in ("generate_until", "loglikelihood"):
         requests = [instance for instance in instances if instance.request_type == kind]
         if not requests:
@@ -225,7 +245,7 @@ def _grade(
     spec: TaskSpec,
     leaf: str,
     task: Any,
-    ids: Mapping[int, tuple[list[int], list[int]]],
+    ids: Mapping[int, Generated],
 ) -> list[Response]:
     """Records of one leaf task whose instances hold the model's answers."""
     task.apply_filters()
@@ -244,12 +264,13 @@ def _grade(
         scores.append(values[metric])
         if task.OUTPUT_TYPE == "generate_until":
             instance, response = group[0], group[0].resps[0]
-            prompt_ids, response_ids = ids[id(instance)]
+            prompt_ids, response_ids, truncated = ids[id(instance)]
             gold = _reference_text(task, group[0].doc, str(instance.args[0]), model.chat)
         else:
             instance = group[_chosen(task, group, metric)]
             response = str(instance.args[1])
             prompt_ids, response_ids = model.scored_ids(str(instance.args[0]), response)
+            truncated = False
             gold = _reference_choice(task, group)
         records.append(
             {
@@ -263,6 +284,7 @@ def _grade(
                 "correct": None,
                 "prompt_ids": list(prompt_ids),
                 "response_ids": list(response_ids),
+                "truncated": truncated,
             }
         )
     if all(_is_verdict(score) for score in scores):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from moemui.geometry import Geometry, Layer
 from moemui.views import Choice
 
 Tables = Mapping[str, pd.DataFrame]
@@ -36,7 +37,8 @@ def _smallness(tables: Tables, choice: Choice) -> list[str]:
     if layers.empty:
         return []
     smallest = int(layers["n_neurons"].min())
-    k = [max(1, int(setting.threshold * smallest + 1e-9)) for setting in (choice.experts, choice.curves)]
+    one_layer = Geometry((Layer(0, 1, 0, smallest, 0, 1),))
+    k = [int(one_layer.key_count(setting.threshold)[0]) for setting in (choice.experts, choice.curves)]
     text = (
         f"A layer has as few as {smallest:,} neurons, so at {100 * choice.experts.threshold:g} % only k = {k[0]} of "
         "them are key in a sample. Expert frequencies use this threshold"

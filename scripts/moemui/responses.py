@@ -2,8 +2,10 @@
 
 A record (one JSON object a line of responses.jsonl) holds: sample (0-based), id (unique in the task), task, domain,
 prompt, response, gold (the reference answer as it would continue the prompt, "" if there is none), correct (null where
-nothing graded it), prompt_ids and response_ids (the tokens really fed and produced, a produced end token included).
-Ids are kept because text does not always turn back into the same ids.
+nothing graded it), prompt_ids and response_ids (the tokens really fed and produced, a produced end token included), and
+truncated (generation used up its token budget before an end token or stop sequence; false for choices and given
+responses). Ids are kept because text does not always turn back into the same ids, and because they hold the reasoning
+that the graded text of some models lacks.
 
 Generated and chosen responses come from moemui.harness; here are the records themselves, responses that somebody
 else made, and the likelihood of the reference answers.
@@ -56,13 +58,21 @@ def continuation_ids(tokenizer: Any, prompt: str, continuation: str) -> list[int
 
 
 def fixed_responses(
-    path: str | Path, tokenizer: Any, *, task: str, domain: str, limit: int | None = None, chat: bool | None = None
+    path: str | Path,
+    tokenizer: Any,
+    *,
+    task: str,
+    domain: str,
+    limit: int | None = None,
+    chat: bool | None = None,
+    chat_template_args: Mapping[str, Any] | None = None,
 ) -> list[Response]:
     """Records of prompts and responses that are given, as JSON lines {prompt, response} with optional id, gold,
     correct (true, false or null) and domain (else the task's).
 
     chat: put the prompt through the tokenizer's chat template as a user's message; by default where there is one.
-    A prompt that begins with the BOS token counts as finished text and is left alone.
+    A prompt that begins with the BOS token counts as finished text and is left alone. chat_template_args: further
+    arguments of the template.
 
     Raises ValueError, naming the line or id, for a missing or unknown key, an empty prompt (no state would predict
     its first response token), an id that occurs twice, or a response that is lost in tokenization. An empty response
@@ -90,7 +100,10 @@ def fixed_responses(
                 )
             if templated and not (tokenizer.bos_token and prompt.startswith(tokenizer.bos_token)):
                 prompt = tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+                    [{"role": "user", "content": prompt}],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    **(chat_template_args or {}),
                 )
             ids = continuation_ids(tokenizer, prompt, response)
             if response and not ids:
@@ -110,6 +123,7 @@ def fixed_responses(
                     "correct": given.get("correct"),
                     "prompt_ids": encode_prompt(tokenizer, prompt),
                     "response_ids": ids,
+                    "truncated": False,
                 }
             )
     if not records:

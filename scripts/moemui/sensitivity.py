@@ -26,9 +26,10 @@ MOST_DEGENERATE = 0.05  # share of resamples that may be constant before no inte
 def correlations(*, a: np.ndarray, b: np.ndarray, seed: int, resamples: int = intervals.RESAMPLES) -> dict[str, Any]:
     """Pearson and Spearman with p-value and 95 % percentile bootstrap interval over cells, and the cosine.
 
-    a, b: float64, (cells,), the same cells. Keys as in the table `sensitivity`, from n_cells to note. Correlations are
-    missing, with a note, for fewer than three cells or a constant vector; the cosine for a vector of zeros. Resamples
-    in which a vector is constant have no correlation: they are left out, and above 5 % of them there is no interval.
+    a, b: float64, (cells,), the same cells. Keys as in the table `sensitivity`, from n_cells to note. All are
+    missing, with a note, for fewer than three cells; correlations for a constant vector, the cosine for one of zeros.
+    Resamples in which a vector is constant have no correlation: they are left out, and above 5 % of them there is no
+    interval.
     Raises ValueError for unequal shapes or values that are not finite.
     """
     if a.shape != b.shape or a.ndim != 1 or not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -39,10 +40,11 @@ def correlations(*, a: np.ndarray, b: np.ndarray, seed: int, resamples: int = in
         record |= {name: gap, f"{name}_p": gap, f"{name}_low": gap, f"{name}_high": gap}
     zero = not (a.any() and b.any())
     # distance.cosine may leave 1 by a rounding error
-    record["cosine"] = gap if zero else float(np.clip(1 - distance.cosine(a, b), -1, 1))
+    few = len(a) < FEWEST_CELLS  # of a single cell the cosine is always 1
+    record["cosine"] = gap if zero or few else float(np.clip(1 - distance.cosine(a, b), -1, 1))
     constant = bool(len(a)) and bool(np.ptp(a) == 0 or np.ptp(b) == 0)
-    if len(a) < FEWEST_CELLS:
-        notes.append(f"{len(a)} cells in common, a correlation needs {FEWEST_CELLS}")
+    if few:
+        notes.append(f"{len(a)} cells in common, a correlation or cosine needs {FEWEST_CELLS}")
     elif constant:
         notes.append("a vector is constant: no correlation")
     else:
@@ -61,7 +63,7 @@ def correlations(*, a: np.ndarray, b: np.ndarray, seed: int, resamples: int = in
             # Spearman is Pearson of the ranks; a resample's ties need ranks of their own
             ranked = stats.pearsonr(stats.rankdata(drawn_a, axis=1), stats.rankdata(drawn_b, axis=1), axis=1).statistic
             record["spearman_low"], record["spearman_high"] = intervals.percentile(means=ranked)
-    if zero:
+    if zero and not few:
         notes.append("a vector is zero: no cosine")
     return record | {"note": "; ".join(notes)}
 

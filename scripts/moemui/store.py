@@ -7,7 +7,8 @@ A Zarr v3 group, chunked by samples:
     scores/{formulation}/{selection}/score    float32  (sample, layer, rank)
     routing/tokens                            int32    (sample, layer, expert)  response tokens, shared after routed
     routing/gate_mass                         float32  (sample, layer, expert)  Σ G over them
-    quality/conservation                      float32  (sample, layer)  largest relative error over tokens
+    quality/conservation                      float32  (sample, layer)  largest error over tokens, over Σ|f|
+    quality/imbalance                         float32  (sample, layer)  the same error over what rounding can make of it
     samples/response_tokens                   int32    (sample,)
 
 Attributes say what is needed to use it: schema_version, geometry, options, sample_ids, and whatever the
@@ -92,6 +93,7 @@ def create(
     array("routing/tokens", "int32", layers, experts)
     array("routing/gate_mass", "float32", layers, experts)
     array("quality/conservation", "float32", layers)
+    array("quality/imbalance", "float32", layers)
     array("samples/response_tokens", "int32")
     yield Writer(group)
     (path / MANIFEST).write_text(json.dumps({"files": _digests(path)}, indent=0))

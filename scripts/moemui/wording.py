@@ -15,6 +15,8 @@ def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0) ->
     decimals = _decimals(scale * number.value)
     value, low, high = (_number(scale * part, decimals) for part in number)
     missing = not np.isfinite([number.low, number.high]).all()
+    if not missing and number.low == number.high:
+        return f"{value}{unit} (the same in every resample)"  # no certainty: a threshold that no resample crosses
     return f"{value}{unit} {'(no interval)' if missing else f'[{low}, {high}]'}"
 
 

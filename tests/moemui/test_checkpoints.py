@@ -211,3 +211,11 @@ def test_a_real_gguf_file_loads_and_speaks():
     model, tokenizer = checkpoints.load(manifest)
     ids = tokenizer("The capital of France is", return_tensors="pt")
     assert "Paris" in tokenizer.decode(model.generate(**ids, max_new_tokens=4, do_sample=False)[0])
+
+
+def test_quantisation_is_read_from_the_config(tmp_path):
+    manifest = {"path": str(tmp_path), "gguf": None}
+    assert checkpoints.quantisation(manifest) is None
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "mxfp4"}}')
+    assert checkpoints.quantisation(manifest) == "mxfp4"
+    assert checkpoints.quantisation({**manifest, "gguf": "a.gguf"}) is None

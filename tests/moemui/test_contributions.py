@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +175,73 @@ def test_a_part_that_was_not_seen_fails():
     block.register_forward_hook(lambda module, args, output: output * 1.001)
     with pytest.raises(ConservationError, match=r"model\.layers\.1\.mlp .*above the tolerance"):
         Scorer(model, EVERYTHING).score(samples())
+    assert model.config._experts_implementation != IMPLEMENTATION
+
+
+def _without_expert(routed):
+    kept = routed.expert != 3
+    parts = ("token", "expert", "weight", "activation", "intermediate")
+    return replace(routed, **{name: getattr(routed, name)[kept] for name in parts})
+
+
+def _without_some_neurons(routed):
+    intermediate = routed.intermediate.clone()
+    intermediate[:, ::8] = 0
+    return replace(routed, intermediate=intermediate)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "fault",
+    [_without_expert, _without_some_neurons, lambda routed: replace(routed, weight=routed.weight * 1.2)],
+    ids=["an expert unseen", "an eighth of the neurons unseen", "a gate too large by a fifth"],
+)
+def test_faults_show_at_real_widths_in_half_precision_too(monkeypatch, dtype, fault):
+    # With thousands of neurons whose contributions cancel out, such faults are small beside the sum of magnitudes.
+    torch.manual_seed(0)
+    config = transformers.OlmoeConfig(
+        vocab_size=97, hidden_size=256, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4,
+        num_experts=8, num_experts_per_tok=4, pad_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.OlmoeForCausalLM(config).eval().to(dtype)
+    scorer = Scorer(model, Options(formulations=("projection",), largest_threshold=0.01))
+    batch = samples(4)
+    clean = scorer.score(batch)
+    assert clean.imbalance.max() < scorer.tolerance / 3
+    observe = contributions._Batch.observe
+
+    def faulty(self, position, routed, shared, output):
+        return observe(self, position, fault(routed), shared, output)
+
+    monkeypatch.setattr(contributions._Batch, "observe", faulty)
+    with pytest.raises(ConservationError, match="above the tolerance"):
+        scorer.score(batch)
+
+
+def test_a_sample_longer_than_the_context_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"sample long has 60 prompt and 5 response tokens, but .* context holds 64"):
+        Scorer(tiny_models.build("olmoe"), EVERYTHING).score([Sample("long", [5] * 60, [6] * 5)])
+
+
+def test_a_masked_run_keeps_no_activations():
+    model = tiny_models.build("gpt_oss")
+    sites = families.sites(model)
+    tap = Tap(model, sites, masked_neurons=[torch.tensor([0])] * len(sites))
+    with tap:
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+        assert all(passing.routed is None for passing in tap._passing)
+
+
+def test_a_gate_that_is_no_product_is_refused_by_name():
+    model = tiny_models.build("gpt_oss")
+    sites = families.sites(model)
+    for site in sites:
+        site.experts._apply_gate = lambda gate_up: gate_up[..., ::2] + gate_up[..., 1::2]
+    with (
+        pytest.raises(families.UnsupportedModelError, match=r"layers\.0\.mlp: the gate of GptOssExperts is no product"),
+        Tap(model, sites, observer=lambda *seen: None),
+    ):
+        pass
     assert model.config._experts_implementation != IMPLEMENTATION
 
 

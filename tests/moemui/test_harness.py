@@ -101,8 +101,10 @@ def test_generated_ids_are_the_model_s_own_greedy_tokens(model, tokenizer, folde
     assert [record["id"] for record in records] == ["say/0", "say/1", "say/2", "say/3"]
     for record in records:
         assert set(record) == {
-            *("sample", "id", "task", "domain", "prompt", "response", "gold", "correct", "prompt_ids", "response_ids")
+            *("sample", "id", "task", "domain", "prompt", "response", "gold", "correct", "prompt_ids", "response_ids"),
+            "truncated",
         }
+        assert record["truncated"] is (len(record["response_ids"]) == 6 and record["response_ids"][-1] != 2)
         assert (record["task"], record["domain"], record["gold"]) == ("saying", "d", " a b")
         assert record["prompt_ids"] == tokenizer(record["prompt"])["input_ids"]
         assert record["prompt_ids"].count(1) == 1
@@ -155,16 +157,140 @@ def test_text_equals_the_harness_s_own_class(model, tokenizer, folder):
     assert [record["response"] for record in ours] == theirs
 
 
+def test_reasoning_is_taken_off_as_in_the_harness_s_own_class(model, tokenizer, folder):
+    from lm_eval.models.huggingface import HFLM
+
+    tasks = harness.load_tasks({"say": spec(folder, "say", max_new_tokens=9)})
+    plain = harness.respond(wrap(model, tokenizer), tasks)["say"]
+    end = tokenizer.decode(plain[0]["response_ids"][3:4])
+    ours = harness.respond(wrap(model, tokenizer, think_end=end), tasks)["say"]
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, think_end_token=end).generate_until(
+        tasks.leaves["say"]["say"].instances, disable_tqdm=True
+    )
+    assert [record["response"] for record in ours] == theirs
+    assert [record["response_ids"] for record in ours] == [record["response_ids"] for record in plain]
+    assert len(ours[0]["response"]) < len(plain[0]["response"])
+
+
 def test_a_stop_sequence_ends_text_and_ids(model, tokenizer):
     lm = wrap(model, tokenizer)
     ids = tokenizer.encode(" a b ; c", add_special_tokens=False)
-    assert lm._cut(ids, [" ;"]) == (ids[:2], " a b")
+    assert lm._cut(ids, [" ;"], 9) == (ids[:2], " a b", False)
     # A stop inside a token: the token holds response text too, so it stays.
-    assert lm._cut(ids, [";"]) == (ids[:3], " a b ")
+    assert lm._cut(ids, [";"], 9) == (ids[:3], " a b ", False)
     # What comes first ends the response, however long the rest of the batch went on.
-    assert lm._cut(ids, [" b ; c", " ;"]) == (ids[:2], " a b")
-    assert lm._cut([*ids, 2, 5, 5], ["x"]) == ([*ids, 2], " a b ; c")
-    assert lm._cut(ids, [" a"]) == ([], "")
+    assert lm._cut(ids, [" b ; c", " ;"], 9) == (ids[:2], " a b", False)
+    assert lm._cut([*ids, 2, 5, 5], ["x"], 9) == ([*ids, 2], " a b ; c", False)
+    assert lm._cut(ids, [" a"], 9) == ([], "", False)
+
+
+def test_only_the_budget_truncates(model, tokenizer):
+    lm = wrap(model, tokenizer)
+    ids = tokenizer.encode(" a b ; c", add_special_tokens=False)
+    assert lm._cut(ids, ["x"], 4) == (ids, " a b ; c", True)
+    assert lm._cut(ids, ["x"], 5) == (ids, " a b ; c", False)
+    assert lm._cut(ids, [" c"], 4) == (ids[:3], " a b ;", False)
+    assert lm._cut([*ids, 2], ["x"], 5) == ([*ids, 2], " a b ; c", False)
+
+
+def test_padding_is_no_response(model, tokenizer):
+    lm = wrap(model, tokenizer)
+    ids = tokenizer.encode(" a b ; c", add_special_tokens=False)
+    assert tokenizer.pad_token_id == 0
+    assert lm._cut([*ids, 0, 0, 0], [], 7) == (ids, " a b ; c", False)
+    assert lm._cut([*ids, 0, 0, 0], [" ;"], 7) == (ids[:2], " a b", False)
+    # A stop sequence at the very end, and padding inside the response, which the model must have said itself.
+    assert lm._cut([*ids, 0, 0, 0], [" c"], 7) == (ids[:3], " a b ;", False)
+    assert lm._cut([0, *ids, 0], [], 7)[0] == [0, *ids]
+    assert lm._cut([0, 0, 0], [], 3) == ([], "", False)
+    # Where padding is the end token, the first is the model's own.
+    lm.ends = frozenset({0})
+    assert lm._cut([*ids, 0, 0, 0], [], 7) == ([*ids, 0], " a b ; c", False)
+
+
+def test_reasoning_stays_in_the_ids_and_out_of_the_text(model, tokenizer):
+    lm = wrap(model, tokenizer, think_end=" so")
+    ids = tokenizer.encode(" a ; so b ; c", add_special_tokens=False)
+    assert lm._cut([*ids, 2], [], 9, True) == ([*ids, 2], "b ; c", False)
+    # A stop sequence counts behind the reasoning only.
+    assert lm._cut(ids, [" ;"], 6, True) == (ids[:4], "b", False)
+    assert lm._cut(ids, [" x"], 6, True) == (ids, "b ; c", True)
+    assert lm._cut(ids, ["b"], 6, True) == (ids[:3], "", False)
+    # As in HFLM, space right behind the reasoning ends nothing.
+    assert lm._cut(ids, [" b"], 6, True) == (ids, "b ; c", True)
+    # Reasoning that never ended is all there is; without reasoning an answer is as ever.
+    assert lm._cut(ids[:2], [" ;"], 2, True) == (ids[:2], "a ;", True)
+    assert lm._cut([*ids[:2], 2], [" ;"], 9, True) == (ids[:1], "a", False)
+    assert lm._cut(ids[:2], [" ;"], 2, False) == (ids[:1], "a", False)
+    # As in HFLM, the last one counts.
+    assert lm._cut([*ids, *ids[2:4], 2], [], 9, True) == ([*ids, *ids[2:4], 2], "b", False)
+    # Special tokens are not in the text, but they are found.
+    special = wrap(model, tokenizer, think_end="<bos> so")
+    twice = [ids[0], ids[2], ids[3], 1, ids[2], ids[5], 2]
+    assert special._cut(twice, [], 9, True) == (twice, "c", False)
+
+
+def test_reasoning_is_expected_where_the_model_s_turn_begins(model, tokenizer):
+    turn = "{% if add_generation_prompt %} is{{ '' if enable_thinking | default(true) else ' so' }}{% endif %}"
+    tokenizer.chat_template = TEMPLATE + turn
+    lm = wrap(model, tokenizer, think_end=" so")
+    assert lm.turn == " is"
+    assert lm.reasons("<bos> add is")
+    # The task began the answer itself.
+    assert not lm.reasons("<bos> add is count")
+    without = wrap(model, tokenizer, think_end=" so", chat_template_args={"enable_thinking": False})
+    assert without.turn == " is so"
+    assert not without.reasons("<bos> add is so")
+    assert not wrap(model, tokenizer).reasons("<bos> add is")
+
+
+def test_stop_sequences_do_not_end_reasoning(model, tokenizer, folder):
+    def answers(**chat):
+        return harness.respond(
+            wrap(model, tokenizer, **chat), harness.load_tasks({"say": spec(folder, "say", max_new_tokens=9)})
+        )["say"]
+
+    free = answers()
+    row = next(n for n, record in enumerate(free) if len(set(record["response_ids"][:6])) == 6)
+    words = [tokenizer.decode([token]) for token in free[row]["response_ids"]]
+    write_yaml(
+        folder / "say.yaml", task="say", doc_to_target="answer", generation_kwargs={"until": [words[1], words[4]]}
+    )
+    assert answers()[row]["response_ids"] == free[row]["response_ids"][:1]
+    reasoned = answers(think_end=words[2])[row]
+    assert reasoned["response_ids"] == free[row]["response_ids"][:4]
+    assert reasoned["response"] == words[3].lstrip()
+    assert not reasoned["truncated"]
+
+
+def test_chat_template_arguments_reach_the_prompt(model, tokenizer, folder):
+    tokenizer.chat_template = TEMPLATE + "{{ ending | default('') }}"
+    tasks = harness.load_tasks({"say": spec(folder, "say", limit=1)})
+    (plain,) = harness.respond(wrap(model, tokenizer), tasks)["say"]
+    (ended,) = harness.respond(wrap(model, tokenizer, chat_template_args={"ending": " is"}), tasks)["say"]
+    assert ended["prompt"] == plain["prompt"] + " is"
+
+
+def test_the_longest_response_can_be_set(model, tokenizer, folder):
+    own = harness.respond(wrap(model, tokenizer), harness.load_tasks({"say": spec(folder, "say")}))["say"]
+    for budget in (2, 11):
+        tasks = harness.load_tasks({"say": spec(folder, "say", max_new_tokens=budget)})
+        for record, before in zip(harness.respond(wrap(model, tokenizer), tasks)["say"], own, strict=True):
+            ids = record["response_ids"]
+            assert ids == greedy(model, record["prompt_ids"], budget)
+            assert ids[:6] == before["response_ids"][:budget]
+            assert record["truncated"] is (len(ids) == budget and ids[-1] != 2)
+
+
+def test_another_name_of_the_budget_gives_way(folder):
+    write_yaml(
+        folder / "say.yaml",
+        task="say",
+        doc_to_target="answer",
+        generation_kwargs={"until": ["x"], "max_new_tokens": 50, "max_length": 60, "do_sample": False},
+    )
+    task = harness.load_tasks({"t": spec(folder, "say", max_new_tokens=7)}).leaves["t"]["say"]
+    assert task.get_config("generation_kwargs") == {"until": ["x"], "do_sample": False, "max_gen_toks": 7}
 
 
 def test_the_chosen_continuation_is_the_most_likely_one(model, tokenizer, folder):
@@ -262,6 +388,7 @@ def test_a_metric_of_degrees_grades_nothing_and_says_so(model, tokenizer, folder
         ({"include": "nowhere"}, "task t has include: nowhere, which is no folder"),
         ({"data": "nowhere.jsonl"}, "task t has data: nowhere.jsonl, which does not exist"),
         ({"lm_eval": "both"}, "task t has data, but both is a group"),
+        ({"max_new_tokens": 0}, "task t has max_new_tokens: 0; it is a number of tokens, at least 1"),
         ({"num_fewshot": 3}, "task t asks for 3 few-shot examples, but say is defined with none"),
     ],
 )
@@ -269,6 +396,11 @@ def test_entries_that_cannot_work_say_why(folder, entries, message):
     values = {"lm_eval": "say", "include": str(folder), "data": str(folder / "say.jsonl"), **entries}
     with pytest.raises(ValueError, match=re.escape(message)):
         harness.load_tasks({"t": TaskSpec(**values)})
+
+
+def test_a_task_that_generates_nothing_has_no_longest_response(folder):
+    with pytest.raises(ValueError, match="task t has max_new_tokens: 8, but pick generates nothing; take it out"):
+        harness.load_tasks({"t": spec(folder, "pick", max_new_tokens=8)})
 
 
 def test_tasks_without_one_response_a_prompt_are_refused(folder):
@@ -289,8 +421,25 @@ def test_unknown_metric_and_filter_list_the_known_ones(model, tokenizer, folder)
         harness.respond(lm, harness.load_tasks({"t": spec(folder, "pick", metric="f9")}))
     with pytest.raises(ValueError, match="task t names the filter f9; pick has none"):
         harness.respond(lm, harness.load_tasks({"t": spec(folder, "pick", filter="f9")}))
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        wrap(model, tokenizer, batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"think_end": ""}, "think_end is empty"),
+        ({"chat_template_args": {"enable_thinking": False}}, "but the tokenizer has no chat template"),
+    ],
+)
+def test_a_model_that_cannot_be_asked_says_why(model, tokenizer, options, message):
+    with pytest.raises(ValueError, match=message):
+        wrap(model, tokenizer, **options)
+
+
+def test_reasoning_without_its_end_is_refused(model, tokenizer):
+    tokenizer.chat_template = TEMPLATE
+    with pytest.raises(ValueError, match="enable_thinking is set without think_end"):
+        wrap(model, tokenizer, chat_template_args={"enable_thinking": True})
 
 
 def test_a_budget_beyond_the_context_is_refused(model, tokenizer, folder):

@@ -48,6 +48,7 @@ def test_fixed_responses_become_records(tokenizer, tmp_path):
     assert first["response_ids"] == tokenizer.encode(" a b", add_special_tokens=False)
     assert (second["id"], second["correct"], second["gold"], second["domain"]) == ("1", None, "", "other")
     assert second["response_ids"] == []
+    assert (first["truncated"], second["truncated"]) == (False, False)
     assert len(responses.fixed_responses(path, tokenizer, task="t", domain="d", limit=1)) == 1
 
 
@@ -62,6 +63,9 @@ def test_a_finished_prompt_gets_no_second_bos_and_no_template(tokenizer, tmp_pat
     assert raw["prompt_ids"] == [1, *tokenizer.encode(" add so", add_special_tokens=False)]
     bare = responses.fixed_responses(path, tokenizer, task="t", domain="d", chat=False)[1]
     assert bare["prompt_ids"] == finished["prompt_ids"]
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{{ ending }}"
+    ended = responses.fixed_responses(path, tokenizer, task="t", domain="d", chat_template_args={"ending": " of"})[1]
+    assert ended["prompt"] == " add of"
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def test_the_interval_repeats_with_its_seed():
 @pytest.mark.parametrize(
     ("a", "b", "note", "has_cosine"),
     [
-        ([1, 2], [2, 1], "2 cells in common, a correlation needs 3", True),
-        ([], [], "0 cells in common, a correlation needs 3; a vector is zero: no cosine", False),
+        ([1, 2], [2, 1], "2 cells in common, a correlation or cosine needs 3", False),
+        ([], [], "0 cells in common, a correlation or cosine needs 3", False),
         ([1, 1, 1, 1], [1, 2, 3, 4], "a vector is constant: no correlation", True),
         ([0, 0, 0], [1, 2, 3], "a vector is constant: no correlation; a vector is zero: no cosine", False),
     ],

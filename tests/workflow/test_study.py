@@ -28,6 +28,24 @@ def test_defaults_are_filled_in():
     assert study.masked_checkpoints() == {"m": "c"}
 
 
+def test_thresholds_follow_the_main_one_and_masking_may_be_off():
+    config = copy.deepcopy(VALID)
+    config["contributions"] = {"thresholds": [0.01]}
+    config["analysis"] = {"threshold": 0.01}
+    study = Study(config)
+    assert study["analysis"]["curve_threshold"] == study["masking"]["threshold"] == 0.01
+    config["masking"] = {"checkpoints": "none", "threshold": 0.5}
+    assert Study(config).masked_checkpoints() == {}
+
+
+def test_a_model_on_hold_is_not_run_but_told():
+    config = copy.deepcopy(VALID)
+    config["models"]["big"] = {**VALID["models"]["m"], "hold": "it needs eight GPUs"}
+    study = Study(config)
+    assert list(study.models) == ["m"]
+    assert study.about()["held"] == {"big": "it needs eight GPUs"}
+
+
 def test_the_order_of_keys_does_not_matter_but_that_of_models_and_tasks_does():
     turned = {key: VALID[key] for key in reversed(VALID)}
     turned["contributions"] = {"eos": "exclude", "alignment": "next_token"}
@@ -35,6 +53,13 @@ def test_the_order_of_keys_does_not_matter_but_that_of_models_and_tasks_does():
     two = copy.deepcopy(VALID)
     two["tasks"] = {"z": VALID["tasks"]["t"], "a": VALID["tasks"]["t"]}
     assert list(Study(two).tasks) == ["z", "a"]
+
+
+def test_a_chat_model_is_asked_as_the_study_says():
+    assert Study(VALID).chat("m") == {"chat_template_args": {}, "think_end": None}
+    config = copy.deepcopy(VALID)
+    config["models"]["m"] |= {"chat_template_args": {"enable_thinking": True}, "think_end": "</think>"}
+    assert Study(config).chat("m") == {"chat_template_args": {"enable_thinking": True}, "think_end": "</think>"}
 
 
 def test_settings_change_one_thing_at_a_time():
@@ -80,7 +105,17 @@ def change(path, value):
         (("models", "m", "checkpoints"), [{"name": "c"}], r"models.m.checkpoints.c: revision is missing"),
         (("models", "m", "checkpoints", 0, "step"), 5, r"c.step: found 5; a model from 'hub' takes no step"),
         (("models", "m", "checkpoints", 0, "commit"), "abc", r"models.m.checkpoints.0.commit: found 'abc'"),
+        (("tasks", "t", "synthetic"), "sorting", r"tasks.t: .*'limit' is a dependency of 'synthetic'"),
+        (("tasks", "t", "include"), "nowhere", r"tasks.t.include: found 'nowhere'; there is no such folder"),
+        (("tasks", "t"), {"responses": "no.jsonl", "domain": "d"}, r"tasks.t.responses: found 'no.jsonl'; there is no"),
+        (("tasks", "t"), {"responses": "a.jsonl", "domain": "d", "num_fewshot": 2}, r"responses without num_fewshot"),
+        (("models", "m"), {"source": {"path": "no"}, "checkpoints": [{"name": "c"}]}, r"m.source.path: found 'no'"),
+        (("models", "m", "hold"), "too large", r"models: all of \['m'\] are on hold"),
+        (("study",), "mlflow", r"study: found 'mlflow', which the workflow uses itself"),
         (("tasks",), {"mean": {"lm_eval": "x", "domain": "d"}}, r"tasks: found 'mean', which the workflow uses itself"),
+        (("tasks", "t", "max_new_tokens"), 0, r"tasks.t.max_new_tokens: found 0"),
+        (("models", "m", "think_end"), "", r"models.m.think_end: found ''; allowed is the text with which"),
+        (("models", "m", "chat_template_args"), {"a": [1]}, r"models.m.chat_template_args.a: found \[1\]"),
         (("suites",), {"x": ["nope"]}, r"suites names the task 'nope'; allowed are \['t'\]"),
         (("suites",), {"x": ["t"], "y": ["t"]}, r"holds the task 't' 2 times"),
         (("models", "m", "training"), {"save_steps": [0]}, r"models.m.training is given, and the source is 'hub'"),
