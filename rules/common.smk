@@ -8,8 +8,8 @@ sys.path.insert(
     str(workflow.current_basedir.join("../scripts").get_path_or_uri(secret_free=True)),
 )
 
-from _code import digest  # noqa: E402
-from _study import Study, StudyError  # noqa: E402
+from _code import digest
+from _study import Study, StudyError
 
 try:
     STUDY = Study(config)

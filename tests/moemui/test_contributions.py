@@ -22,7 +22,10 @@ EVERYTHING = Options(largest_threshold=1.0)
 def samples(count: int = 5, seed: int = 0) -> list[Sample]:
     """Samples of different lengths; the first has an empty response, the second one token."""
     g = torch.Generator().manual_seed(seed)
-    draw = lambda n: torch.randint(3, 97, (n,), generator=g).tolist()  # noqa: E731
+
+    def draw(n: int) -> list[int]:
+        return torch.randint(3, 97, (n,), generator=g).tolist()
+
     return [Sample(str(i), draw(2 + i % 3), draw(i)) for i in range(count)]
 
 
