@@ -269,7 +269,9 @@ def _explain(error: ValidationError) -> str:
         found = dict(error.instance) if isinstance(error.instance, Mapping) else error.instance
         return f"{where}: found {found!r}; allowed is exactly one of {choices}"
     limits = {
-        k: rules[k] for k in ("type", "minimum", "exclusiveMinimum", "maximum", "pattern", "minItems") if k in rules
+        k: rules[k]
+        for k in ("type", "minimum", "exclusiveMinimum", "maximum", "pattern", "minItems", "minProperties")
+        if k in rules
     }
     return f"{where}: found {error.instance!r}; allowed is {rules.get('description') or limits or error.message}"
 
