@@ -62,6 +62,15 @@ def table(name, folder="tables"):
     }
 
 
+def task_data(tasks):
+    """Held-out prompts of the synthetic ones among some tasks."""
+    return [
+        f"<results>/task_data/{task}.jsonl"
+        for task in tasks
+        if "synthetic" in STUDY.tasks[task]
+    ]
+
+
 MODEL_TABLES = [
     "performance",
     "utilization",

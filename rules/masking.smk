@@ -19,11 +19,7 @@ for suite, tasks in STUDY.suites.items():
             key_neurons=expand(
                 "<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks
             ),
-            data=[
-                f"<results>/task_data/{task}.jsonl"
-                for task in tasks
-                if "synthetic" in STUDY.tasks[task]
-            ],
+            data=task_data(tasks),
             files=STUDY.task_files(tasks),
         output:
             **table("masking", f"{{model}}/{{checkpoint}}/masking/{suite}"),

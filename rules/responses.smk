@@ -35,11 +35,7 @@ for suite, tasks in STUDY.suites.items():
             f"responses_{suite}"
         input:
             checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
-            data=[
-                f"<results>/task_data/{task}.jsonl"
-                for task in tasks
-                if "synthetic" in STUDY.tasks[task]
-            ],
+            data=task_data(tasks),
             files=STUDY.task_files(tasks),
         output:
             responses=expand(

@@ -15,7 +15,7 @@ from moemui.capture import Tap
 from moemui.key_neurons import Setting
 from moemui.masking import by_layer, matched_random
 from moemui.masking_effects import NO_SEED, Condition, rows
-from moemui.responses import read_responses, reference_nll
+from moemui.responses import read_responses, reference_nll, verdicts
 
 
 def main(
@@ -97,15 +97,12 @@ def _answering(
     """A function that gives correctness (int8, −1 not graded) and reference NLL of the task's samples, as masked."""
 
     def answer() -> tuple[np.ndarray, np.ndarray]:
-        verdict = {True: 1, False: 0, None: -1}
         # Given responses can't be made again, so only the likelihood of the reference answer is measured.
-        graded = [None] * len(records)
+        correct = np.full(len(records), -1, dtype=np.int8)
         if task is not None:
             (answers,) = harness.respond(wrapped, task).values()
-            graded = [record["correct"] for record in answers]
-        return np.array([verdict[c] for c in graded], dtype=np.int8), reference_nll(
-            wrapped.model, wrapped.tokenizer, records, wrapped.batch_size
-        )
+            correct = verdicts(answers)
+        return correct, reference_nll(wrapped.model, wrapped.tokenizer, records, wrapped.batch_size)
 
     return answer
 

@@ -133,7 +133,7 @@ class Scorer:
         if self.options.eos == "exclude":
             while response and response[-1] in self.eos_ids:
                 response.pop()
-        if self.context is not None and len(sample.prompt) + len(response) > self.context:
+        if self.context is not None and len(self.fed(sample, response)) > self.context:
             raise ValueError(
                 f"sample {sample.id} has {len(sample.prompt)} prompt and {len(response)} response tokens, but the "
                 f"model's context holds {self.context}; shorten or leave out the sample"
@@ -145,6 +145,11 @@ class Scorer:
                 "the tokenizer belongs to another model"
             )
         return response
+
+    def fed(self, sample: Sample, response: Sequence[int]) -> list[int]:
+        """The tokens that go through the model. Under next_token the last one predicts nothing, so it stays outside."""
+        shown = response[:-1] if self.options.alignment == "next_token" else response
+        return [*sample.prompt, *shown]
 
     @torch.no_grad()
     def score(self, samples: Sequence[Sample], progress: Callable[[int], None] = lambda done: None) -> ChunkScores:
@@ -171,7 +176,7 @@ class Scorer:
             conservation=np.zeros((len(samples), layers), dtype=np.float32),
             imbalance=np.zeros((len(samples), layers), dtype=np.float32),
         )
-        lengths = [len(sample.prompt) + len(response) for sample, response in zip(samples, responses, strict=True)]
+        lengths = [len(self.fed(sample, response)) for sample, response in zip(samples, responses, strict=True)]
         done = sum(not response for response in responses)
         for batch in batches(lengths, [bool(r) for r in responses], self.options.max_batch_tokens):
             view = _Batch(self, batch, [samples[i] for i in batch], [responses[i] for i in batch], chunk)
@@ -192,7 +197,7 @@ class Scorer:
 
         Compared are the sample's last positions, at most `IDENTITY_POSITIONS`.
         """
-        ids = torch.tensor([[*sample.prompt, *sample.response]], device=self.device)
+        ids = torch.tensor([[*sample.prompt, *sample.response][: self.context]], device=self.device)
         keep = {}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             keep = {"logits_to_keep": IDENTITY_POSITIONS}
@@ -254,7 +259,7 @@ class _Batch:
     rows_on: dict[torch.device, _Rows] = field(init=False)
 
     def __post_init__(self) -> None:
-        sequences = [[*s.prompt, *r] for s, r in zip(self.samples, self.responses, strict=True)]
+        sequences = [self.scorer.fed(s, r) for s, r in zip(self.samples, self.responses, strict=True)]
         width, device = max(map(len, sequences)), self.scorer.device
         # Right padding: a causal model never lets a token see what follows it, so padding can't change a score.
         self.input_ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moemui import key_neurons, store
-from moemui.responses import read_responses
+from moemui.responses import read_responses, verdicts
 
 if TYPE_CHECKING:
     from moemui.contributions import ChunkScores, Scorer
@@ -119,7 +119,6 @@ def select_key_neurons(
             sets[key_neurons.Setting(formulation, selection, threshold)] = key_neurons.select(
                 neuron=ranked.neuron, score=ranked.score, geometry=scores.geometry, threshold=threshold
             )
-    verdict = {True: 1, False: 0, None: -1}
     key_neurons.write(
         path,
         model=model,
@@ -129,7 +128,7 @@ def select_key_neurons(
         samples=key_neurons.Samples(
             id=np.array(ids, dtype=object),
             domain=np.array([record["domain"] for record in records], dtype=object),
-            correct=np.array([verdict[record["correct"]] for record in records], dtype=np.int8),
+            correct=verdicts(records),
             response_tokens=scores.array("samples/response_tokens"),
         ),
         sets=sets,

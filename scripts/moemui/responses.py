@@ -40,6 +40,11 @@ def read_responses(path: str | Path) -> list[Response]:
         return [json.loads(line) for line in file]
 
 
+def verdicts(records: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Correctness of the records as tables and HDF5 hold it: int8 (samples,), 1 correct, 0 not, −1 not graded."""
+    return np.array([{True: 1, False: 0, None: -1}[record["correct"]] for record in records], dtype=np.int8)
+
+
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
     """Ids of a prompt with the tokenizer's special tokens, but never with a second BOS."""
     starts_with_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)

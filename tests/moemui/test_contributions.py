@@ -222,8 +222,17 @@ def test_faults_show_at_real_widths_in_half_precision_too(monkeypatch, dtype, fa
 
 
 def test_a_sample_longer_than_the_context_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"sample long has 60 prompt and 5 response tokens, but .* context holds 64"):
-        Scorer(tiny_models.build("olmoe"), EVERYTHING).score([Sample("long", [5] * 60, [6] * 5)])
+    with pytest.raises(ValueError, match=r"sample long has 60 prompt and 6 response tokens, but .* context holds 64"):
+        Scorer(tiny_models.build("olmoe"), EVERYTHING).score([Sample("long", [5] * 60, [6] * 6)])
+
+
+def test_a_sample_that_just_fills_the_context_is_scored():
+    # lm_eval cuts a long choice to the context and one token, since nothing follows the last one.
+    model, sample = tiny_models.build("olmoe"), Sample("full", [5] * 60, [6, 7, 8, 9, 10])
+    chunk = Scorer(model, Options(largest_threshold=0.05)).score([sample])
+    assert chunk.response_tokens.tolist() == [5]
+    with pytest.raises(ValueError, match=r"sample full has 60 prompt and 5 response tokens"):
+        Scorer(model, Options(largest_threshold=0.05, alignment="same_token")).score([sample])
 
 
 def test_a_masked_run_keeps_no_activations():
