@@ -7,10 +7,10 @@ ENV = $(VENV)/.installed
 HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/default
 PORT ?= 5000
 
-.PHONY: help results report ui test lint check format lock clean
+.PHONY: help results report ui doctor test lint check format lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(ENV): requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ report: $(ENV)  ## only what the report needs
 ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
 	$(VENV)/bin/mlflow server --backend-store-uri sqlite:///results/mlflow/mlflow.db \
 	  --artifacts-destination results/mlflow/artifacts --host 127.0.0.1 --port $(PORT)
+
+doctor: $(ENV)  ## look at a model before a study: supported, right, how fast, how much disk (MODEL=, ARGS='--study x.yaml')
+	$(VENV)/bin/python scripts/doctor.py $(MODEL) $(ARGS)
 
 test: $(ENV)  ## all tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
@@ -50,6 +53,10 @@ lock:  ## renew requirements.lock from the ranges in pyproject.toml
 	build/lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[dev]'
 	@# A CPU build calls itself 2.13.0+cpu; the lock means the version, whatever the build.
 	build/lock/bin/python -m pip freeze --exclude moemui | sed 's/+cpu$$//' > requirements.lock
+
+.PHONY: architectures
+architectures: $(ENV)  ## docs/architectures.md anew, for another version of transformers
+	PYTHONPATH=scripts:tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m conformance.write_table
 
 clean:  ## remove all results
 	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +

@@ -1,8 +1,11 @@
 """One tap for every architecture: see, score and mask neurons while a model runs as it always does.
 
-transformers runs all routed experts through one dispatch. `Tap` registers an experts forward there that
-computes what `grouped_mm` computes, and hooks the shared (or dense) MLPs at their down projection. What
-passes by is handed to an observer or multiplied by a mask; the model's own code is never copied.
+transformers runs all routed experts through one dispatch. `Tap` registers an experts forward there that computes what
+`grouped_mm` computes, and hooks the shared (or dense, or listed) MLPs at their projections. What passes by is handed to
+an observer or multiplied by a mask; the model's own code is never copied.
+
+What a block does to its experts' sum (a routed scale, an average, a latent projection, a shared expert's gate, a norm)
+is not known by name either: head vectors are pulled back through it by autograd, with the scale of norms frozen.
 """
 
 from __future__ import annotations
@@ -14,65 +17,30 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate, _grouped_linear
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from moemui import experts_forward, mlps, shared_stacks
+from moemui.experts_forward import RoutedPass, TappedExperts, frozen_norm
 from moemui.families import Foreign, Site, UnsupportedModelError
+from moemui.layer_pass import LayerPass, SharedPass
+from moemui.mlps import MLP
+from moemui.module_lists import ListedExperts
 
 IMPLEMENTATION = "moemui"
 
 
-@dataclass(frozen=True)
-class RoutedPass:
-    """What went through a layer's routed experts, one slot for each (token, expert) used, ordered by expert.
-
-    token, expert: int64 (slots,), `token` counting through the flattened batch; weight: G, (slots,).
-    activation: act(x W_gate); intermediate: what is multiplied with W_down; both (slots, N).
-    """
-
-    experts: Foreign
-    token: torch.Tensor
-    expert: torch.Tensor
-    weight: torch.Tensor
-    activation: torch.Tensor
-    intermediate: torch.Tensor
-
-
-@dataclass(frozen=True)
-class SharedPass:
-    """What went through a layer's shared MLP: activation and intermediate (tokens, width), weight (tokens,)."""
-
-    mlp: Foreign
-    weight: torch.Tensor
-    activation: torch.Tensor
-    intermediate: torch.Tensor
-
-
-# Called once a layer, after its block: (layer position, routed, shared, block output (tokens, H)).
-Observer = Callable[[int, RoutedPass | None, SharedPass | None, torch.Tensor], None]
-
-
-@dataclass
-class _Passing:
-    """A layer's pass under way, and its masks."""
-
-    observed: bool = False  # whether anybody looks: a masked run keeps no activations
-    neutral_up: float | None = None  # see `neutral_up`
-    keep_routed: torch.Tensor | None = None  # (E_r, N), 1 keeps a neuron
-    keep_shared: torch.Tensor | None = None  # (width of the shared MLP,)
-    routed: RoutedPass | None = None
-    shared_gate: torch.Tensor | None = None
-    shared_activation: torch.Tensor | None = None
-    shared: SharedPass | None = None
-    seen: bool = field(default=False)
+# Called once a layer, after all of its blocks: (layer position, what passed).
+Observer = Callable[[int, LayerPass], None]
 
 
 class Tap:
     """A context manager under which every forward pass of `model` is observed, masked, or both.
 
     sites: what `families.sites(model)` returns. observer: gets every layer's pass; None observes nothing.
-    masked_neurons: per site the indices inside the layer of the neurons whose intermediate activation is
-    set to 0; None masks nothing. On leaving, also after an exception, the model is as it was. Raises
-    RuntimeError when a layer's experts were bypassed, as hub kernels and FP8 experts do.
+    masked_neurons: per site the indices inside the layer of the neurons whose intermediate activation is set to 0; None
+    masks nothing. On leaving, also after an exception, the model is as it was. Raises UnsupportedModelError for weights
+    that are not in memory and gates that are no product, RuntimeError when a layer's experts were bypassed, as hub
+    kernels and FP8 experts do.
     """
 
     def __init__(
@@ -83,20 +51,24 @@ class Tap:
         observer: Observer | None = None,
         masked_neurons: Sequence[torch.Tensor] | None = None,
     ):
-        self.model, self.sites, self.observer = model, sites, observer
-        self._passing = [_Passing() for _ in sites]
-        if masked_neurons is not None:
-            if len(masked_neurons) != len(sites):
-                raise ValueError(f"masked_neurons has {len(masked_neurons)} layers, the model {len(sites)}")
-            for site, passing, neurons in zip(sites, self._passing, masked_neurons, strict=True):
-                _set_mask(site, passing, neurons)
-        self._handles: list[Any] = []
+        if masked_neurons is not None and len(masked_neurons) != len(sites):
+            raise ValueError(f"masked_neurons has {len(masked_neurons)} layers, the model {len(sites)}")
+        self.model, self.sites = model, sites
+        masks: Sequence[torch.Tensor | None] = [None] * len(sites) if masked_neurons is None else masked_neurons
+        self._layers = [
+            _TappedLayer(position, site, observer, keep_neurons(site, masked))
+            for position, (site, masked) in enumerate(zip(sites, masks, strict=True))
+        ]
         self._before: str | None = None
 
     def __enter__(self) -> Tap:
-        ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts_forward)
+        ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, experts_forward.forward)
         try:
-            self._attach()
+            if any(site.experts is not None for site in self.sites):
+                self._before = self.model.config._experts_implementation
+                self.model.set_experts_implementation(IMPLEMENTATION)
+            for layer in self._layers:
+                layer.attach()
         except BaseException:
             self._detach()
             raise
@@ -107,183 +79,219 @@ class Tap:
     ) -> None:
         self._detach()
 
-    def _attach(self) -> None:
-        if any(site.experts is not None for site in self.sites):
-            self._before = self.model.config._experts_implementation
-            self.model.set_experts_implementation(IMPLEMENTATION)
-        for position, (site, passing) in enumerate(zip(self.sites, self._passing, strict=True)):
-            passing.observed = self.observer is not None
-            if site.experts is not None:
-                passing.neutral_up = neutral_up(site) if passing.observed else None
-                if site.experts in _ACTIVE:
-                    raise RuntimeError(f"{site.name} is already tapped; leave the outer Tap first")
-                _ACTIVE[site.experts] = passing
-            if site.shared is not None:
-                self._hook_shared(site, passing)
-            self._handles.append(site.block.register_forward_hook(self._block_hook(position, site, passing)))
-
     def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        for site, passing in zip(self.sites, self._passing, strict=True):
-            if site.experts is not None and _ACTIVE.get(site.experts) is passing:
-                del _ACTIVE[site.experts]
+        for layer in self._layers:
+            layer.detach()
         if self._before is not None:
             self.model.set_experts_implementation(self._before)
             self._before = None
 
-    def _hook_shared(self, site: Site, passing: _Passing) -> None:
-        mlp = site.shared
-        assert mlp is not None
 
-        def after_gate(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            # Elementwise, so cheaper than keeping a handle on every activation function there is.
-            passing.shared_activation = mlp.act_fn(output)
-
-        def before_down(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-            intermediate = inputs[0]
-            if passing.keep_shared is not None:
-                intermediate = intermediate * passing.keep_shared.to(intermediate)
-            if self.observer is not None:
-                flat = intermediate.reshape(-1, intermediate.shape[-1])
-                activation = passing.shared_activation
-                assert activation is not None
-                ones = torch.ones(len(flat), device=flat.device)
-                passing.shared = SharedPass(mlp, ones, activation.reshape(flat.shape), flat)
-            return None if passing.keep_shared is None else (intermediate, *inputs[1:])
-
-        def after_shared_gate(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            passing.shared_gate = torch.sigmoid(output.float()).reshape(-1)
-
-        if self.observer is not None:
-            self._handles.append(mlp.gate_proj.register_forward_hook(after_gate))
-            if site.shared_gate is not None:
-                self._handles.append(site.shared_gate.register_forward_hook(after_shared_gate))
-        self._handles.append(mlp.down_proj.register_forward_pre_hook(before_down))
-
-    def _block_hook(self, position: int, site: Site, passing: _Passing) -> Callable[..., None]:
-        def after_block(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if site.experts is not None and not passing.seen:
-                raise RuntimeError(
-                    f"{site.name} ran without its experts passing the dispatch (a fused kernel or quantised experts); "
-                    "load the model without them"
-                )
-            passing.seen = False
-            if self.observer is None:
-                return
-            moe = output if torch.is_tensor(output) else output[0]
-            shared = passing.shared
-            if shared is not None and passing.shared_gate is not None:
-                shared = SharedPass(shared.mlp, passing.shared_gate, shared.activation, shared.intermediate)
-            routed = passing.routed
-            passing.routed = passing.shared = passing.shared_gate = passing.shared_activation = None
-            self.observer(position, routed, shared, moe.reshape(-1, moe.shape[-1]))
-
-        return after_block
-
-
-_ACTIVE: dict[nn.Module, _Passing] = {}
-
-
-def _experts_forward(
-    self: Foreign, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-) -> torch.Tensor:
-    """transformers' `grouped_mm` experts forward, bit for bit, with the intermediate activations in sight."""
-    passing = _ACTIVE.get(self)
-    if passing is None:
-        raise RuntimeError(f"{type(self).__name__} runs through the tap but was not found in the model's layers")
-    if self._is_expert_parallel:
-        raise RuntimeError("expert-parallel experts are not supported yet; load the model without expert parallelism")
-    tokens, top_k = top_k_index.shape
-    expert, order = torch.sort(top_k_index.reshape(-1))
-    token = order // top_k
-    weight = top_k_weights.reshape(-1)[order]
-    counts = torch.histc(
-        expert.float() if expert.device.type in ("cpu", "mps") else expert.int(),
-        bins=self.num_experts,
-        min=0,
-        max=self.num_experts - 1,
-    )
-    ends = torch.cumsum(counts, 0, dtype=torch.int32)
-
-    def linear(states: torch.Tensor, name: str) -> torch.Tensor:
-        bias = getattr(self, f"{name}_bias")[expert] if self.has_bias else None
-        return _grouped_linear(states, getattr(self, name), ends, bias=bias, is_transposed=self.is_transposed)
-
-    if not self.has_gate:
-        activation = intermediate = self.act_fn(linear(hidden_states[token], "up_proj"))
-    elif passing.observed:
-        activation, intermediate = _gate(self, linear(hidden_states[token], "gate_up_proj"), passing.neutral_up)
-    else:
-        activation = intermediate = self._apply_gate(linear(hidden_states[token], "gate_up_proj"))
-    if passing.keep_routed is not None:
-        intermediate = intermediate * passing.keep_routed.to(intermediate)[expert]
-    output = linear(intermediate, "down_proj")
-    if self.has_post_expert_norm:
-        output = self.post_expert_norm(output)
-    weighted = output * weight.unsqueeze(-1)
-    inverse = torch.empty_like(order)
-    inverse[order] = torch.arange(len(order), device=order.device)
-    passing.seen = True
-    if passing.observed:
-        passing.routed = RoutedPass(self, token, expert, weight.float(), activation, intermediate)
-    return weighted[inverse].view(tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
-
-
-def _gate(experts: Foreign, gate_up: torch.Tensor, neutral: float | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """act(x W_gate) and act(x W_gate) ⊙ up(x W_up), each (slots, N)."""
-    if neutral is None:
-        gate, up = gate_up.chunk(2, dim=-1)
-        activation = experts.act_fn(gate)
-        return activation, activation * up
-    # At the up for which its factor is 1, the whole is act(gate).
-    alone = gate_up.clone()
-    _up_part(experts, alone).fill_(neutral)
-    return experts._apply_gate(alone), experts._apply_gate(gate_up)
-
-
-def neutral_up(site: Site) -> float | None:
-    """The value of up at which experts with a gate of their own give act(gate); None for the ordinary SwiGLU.
-
-    Such gates (GPT-OSS: clamps and up + 1) are a product act(gate) · b(up); b is 1 at up = 0 where the gate adds 1,
-    and at up = 1 otherwise. Raises UnsupportedModelError for a gate that is no such product: act(gate) then has no
-    meaning.
-    """
-    experts = site.experts
-    assert experts is not None
-    if not experts.has_gate or (type(experts)._apply_gate is _default_apply_gate and experts.is_concatenated):
+def keep_neurons(site: Site, masked: torch.Tensor | None) -> torch.Tensor | None:
+    """1 for every neuron of the layer that stays and 0 for a masked one: float32 (M_l,); None where none is masked."""
+    if masked is None:
         return None
-    weight = experts.gate_up_proj
-
-    def at(gate: float, up: float) -> float:
-        probe = torch.full((1, 8), gate, dtype=torch.float32, device=weight.device)
-        _up_part(experts, probe).fill_(up)
-        return float(experts._apply_gate(probe)[0, 0])
-
-    crossed = at(0.5, 0.25) * at(1.5, 0.75), at(0.5, 0.75) * at(1.5, 0.25)
-    if abs(crossed[0] - crossed[1]) > 1e-5 * (abs(crossed[0]) + abs(crossed[1])) + 1e-12:
-        raise UnsupportedModelError(
-            f"{site.name}: the gate of {type(experts).__name__} is no product of a function of gate and one of up, "
-            "so act(gate) has no meaning; this model can't be measured"
-        )
-    return 0.0 if at(1.0, 0.0) != 0 else 1.0
-
-
-def _up_part(experts: Foreign, gate_up: torch.Tensor) -> torch.Tensor:
-    """The view of gate_up that holds up."""
-    return gate_up.chunk(2, dim=-1)[1] if experts.is_concatenated else gate_up[..., 1::2]
-
-
-def _set_mask(site: Site, passing: _Passing, neurons: torch.Tensor) -> None:
     layer = site.layer
-    if len(neurons) and not 0 <= int(neurons.min()) <= int(neurons.max()) < layer.neurons:
-        found = f"{int(neurons.min())}..{int(neurons.max())}"
+    if len(masked) and not 0 <= int(masked.min()) <= int(masked.max()) < layer.neurons:
+        found = f"{int(masked.min())}..{int(masked.max())}"
         raise ValueError(f"layer {layer.index}: masked neurons {found} lie outside 0..{layer.neurons - 1}")
     keep = torch.ones(layer.neurons)
-    keep[neurons.long()] = 0
-    routed = layer.routed * layer.width
-    if site.experts is not None:
-        passing.keep_routed = keep[:routed].view(layer.routed, layer.width).to(site.experts.down_proj.device)
-    if site.shared is not None:
-        passing.keep_shared = keep[routed:].to(site.shared.down_proj.weight.device)
+    keep[masked.long()] = 0
+    return keep
+
+
+@dataclass
+class _TappedLayer:
+    """The hooks of one layer and what has passed them in the pass under way."""
+
+    position: int
+    site: Site
+    observer: Observer | None
+    keep: torch.Tensor | None
+    routed: RoutedPass | None = None
+    shared: SharedPass | None = None
+    leaves: dict[str, torch.Tensor] = field(default_factory=dict)
+    biases: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    outputs: dict[Foreign, torch.Tensor] = field(default_factory=dict)
+    seen: bool = False
+    _experts: TappedExperts | None = None
+    _listed: ListedExperts | None = None
+    _handles: list[Any] = field(default_factory=list)
+    _with_gradient: list[nn.Parameter] = field(default_factory=list)
+    _grad_before: list[bool] = field(default_factory=list)
+
+    def attach(self) -> None:
+        """Hook the layer's modules; `detach` undoes a part of it as well as the whole."""
+        site, observed = self.site, self.observer is not None
+        self._take_weights()
+        keep_routed, keep_shared = self._masks()
+        if site.experts is not None:
+            probe = experts_forward.up_probe(site.experts, site.name) if observed else None
+            self._experts = TappedExperts(keep_routed, probe, self._saw_routed if observed else None, self._saw)
+            experts_forward.tap(site.experts, self._experts)
+        if site.listed:
+            self._listed = ListedExperts(site)
+            self._handles += self._listed.watch(keep_routed, observed)
+        if isinstance(site.shared, MLP):
+            probe = mlps.up_probe(site.shared) if observed else None
+            passed = self._saw_shared if observed else None
+            self._handles += mlps.watch(site.shared, keep=keep_shared, probe=probe, passed=passed)
+        elif site.shared is not None:
+            stack_passed = self._saw_stack if observed else None
+            self._handles += shared_stacks.watch(site.shared, keep=keep_shared, passed=stack_passed)
+        for root in site.roots:
+            if observed:
+                self._handles.append(root.register_forward_pre_hook(self._before_root))
+                for module in root.modules():
+                    if "Norm" in type(module).__name__ and not list(module.children()):
+                        self._handles.append(module.register_forward_hook(_freeze_norm))
+                    elif isinstance(module, nn.Linear) and module.bias is not None:
+                        self._handles.append(module.register_forward_hook(self._after_biased))
+            self._handles.append(root.register_forward_hook(self._after_root, always_call=True))
+
+    def detach(self) -> None:
+        """Let go of the modules, and of what a broken-off pass has left."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for parameter in self._with_gradient:
+            parameter.requires_grad_(True)
+        self._with_gradient.clear()
+        if self.site.experts is not None:
+            experts_forward.release(self.site.experts, self._experts)
+        self._clear()
+
+    def _take_weights(self) -> None:
+        for root in self.site.roots:
+            for name, parameter in root.named_parameters():
+                if parameter.is_meta:
+                    raise UnsupportedModelError(
+                        f"{self.site.name}: {name} is not in memory (offloaded to CPU or disk); give the model more "
+                        "memory or more devices"
+                    )
+                if self.observer is not None and parameter.requires_grad:
+                    # Only head vectors are pulled back; with gradients of weights, every activation would be kept.
+                    self._with_gradient.append(parameter.requires_grad_(False))
+
+    def _masks(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        if self.keep is None:
+            return None, None
+        layer, device = self.site.layer, next(self.site.roots[0].parameters()).device
+        routed = layer.routed * layer.width
+        keep = self.keep.to(device)
+        return keep[:routed].view(layer.routed, layer.width), keep[routed:]
+
+    def _saw(self) -> None:
+        self.seen = True
+
+    def _saw_routed(self, passed: RoutedPass, output: torch.Tensor) -> torch.Tensor:
+        self.routed = passed
+        return self._anchor("routed", output)
+
+    def _saw_shared(self, activation: torch.Tensor, intermediate: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.site.shared, MLP)
+        down = self.site.shared.part("down")
+        self.shared = SharedPass(activation, intermediate, None, down.weight.T, down.bias)
+        return self._anchor("shared", output)
+
+    def _saw_stack(
+        self,
+        activation: torch.Tensor,
+        intermediate: torch.Tensor,
+        weight: torch.Tensor,
+        down: torch.Tensor,
+        output: torch.Tensor,
+    ) -> torch.Tensor:
+        self.shared = SharedPass(activation, intermediate, weight, down, None)
+        return self._anchor("shared", output)
+
+    def _anchor(self, name: str, output: torch.Tensor) -> torch.Tensor:
+        """The output again, as something that `LayerPass.pull` can pull back to."""
+        leaf = self.leaves[name] = output.detach().requires_grad_(True)
+        return leaf.clone()  # a block may work in place, which a leaf forbids
+
+    def _after_biased(self, module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
+        """For linear maps that what is observed passes through: mark what their bias adds."""
+        if not torch.is_grad_enabled() or not inputs[0].requires_grad:
+            return None
+        leaf = torch.zeros_like(output).requires_grad_(True)
+        bias = module.bias
+        assert torch.is_tensor(bias)
+        self.biases.append((leaf, bias))
+        return output + leaf
+
+    def _before_root(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("neurons can't be observed under torch.inference_mode; use torch.no_grad instead")
+        self._grad_before.append(torch.is_grad_enabled())
+        torch.set_grad_enabled(True)
+
+    def _after_root(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        if self._grad_before:
+            torch.set_grad_enabled(self._grad_before.pop())
+        if output is None:  # an exception passes through
+            return None
+        if module is self.site.roots[0] and self.site.experts is not None and not self.seen:
+            raise RuntimeError(
+                f"{self.site.name} ran without its experts passing the dispatch (a fused kernel or quantised experts); "
+                "load the model without them"
+            )
+        self.seen = False
+        if self.observer is None:
+            return None
+        self.outputs[module] = _first(output)
+        if len(self.outputs) == len(self.site.roots):
+            try:
+                self._finish(self.observer)
+            finally:
+                self._clear()
+        return _detached(output)
+
+    @torch.no_grad()
+    def _finish(self, observer: Observer) -> None:
+        routed = self._listed.spans() if self._listed is not None else self.routed
+        outputs = tuple(self.outputs.values())
+        width = outputs[0].shape[-1]
+        total = outputs[0].detach().reshape(-1, width)
+        for output in outputs[1:]:
+            total = total + output.detach().reshape(-1, width)
+        biases = tuple(self.biases)
+        observer(self.position, LayerPass(routed, self.shared, total, outputs, dict(self.leaves), biases))
+
+    def _clear(self) -> None:
+        self.routed = self.shared = None
+        self.leaves.clear()
+        self.biases.clear()
+        self.outputs.clear()
+        self._grad_before.clear()
+        self.seen = False
+        if self._listed is not None:
+            self._listed.clear()
+
+
+@torch.no_grad()
+def _factor(norm: Foreign, states: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
+    return frozen_norm(norm, states, normed).to(states.dtype)
+
+
+def _freeze_norm(norm: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    """For norms that what is observed passes through: the same numbers, as a linear map with the scale held."""
+    states = inputs[0] if inputs else None
+    if not torch.is_tensor(states) or not states.requires_grad or not torch.is_grad_enabled():
+        return None
+    linear = states * _factor(norm, states.detach(), output.detach())
+    return output.detach() + (linear - linear.detach())
+
+
+def _first(output: Any) -> torch.Tensor:
+    if torch.is_tensor(output):
+        return output
+    return next(part for part in output if torch.is_tensor(part) and part.is_floating_point())
+
+
+def _detached(output: Any) -> Any:
+    if torch.is_tensor(output):
+        return output.detach()
+    if isinstance(output, tuple):
+        return tuple(_detached(part) for part in output)
+    return output

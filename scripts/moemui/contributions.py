@@ -1,40 +1,36 @@
 """Neuron contributions f(i, j, l, y_t) of responses, ranked a sample and layer (SPEC sections 2 and 3).
 
-One forward pass over prompt and response through the tap gives, for response tokens only, the three
-formulations, their highest entries, routing counts, and the conservation error that proves that the
-whole of every layer's output was seen.
+One forward pass over prompt and response through the tap gives, for response tokens only, the three formulations, their
+highest entries, routing counts, and the conservation error that proves that the whole of every layer's output was seen.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from transformers.integrations.moe import _grouped_linear
 
-from moemui import families
-from moemui.capture import RoutedPass, SharedPass, Tap
+from moemui import families, scoring
+from moemui.capture import Tap
+from moemui.chunk_scores import ChunkScores
 from moemui.families import Foreign
 from moemui.geometry import Geometry
-from moemui.ranking import Slots, rank_neurons, rank_pairs, to_arrays
+from moemui.scoring import BatchScores, ConservationError
+
+__all__ = ["ChunkScores", "ConservationError", "Options", "Sample", "Scorer", "batches"]
 
 FORMULATIONS = ("projection", "glu", "activation")
-SELECTIONS = {"pairs": rank_pairs, "neurons": rank_neurons}
+SELECTIONS = ("pairs", "neurons", "per_token")
 ALIGNMENTS = ("next_token", "same_token")
-# Largest imbalance (see `_check`) that passes, by the weights' type; in half precision eight of its rounding steps. At
+PADDING_SIDES = ("right", "left")
+# Largest imbalance (see `scoring`) that passes, by the weights' type; in half precision eight of its rounding steps. At
 # hidden sizes 64 to 2,048 clean bfloat16 models reached 0.003 to 0.005; one expert unseen gave 0.2 to 0.7, a gate too
 # large by a fifth 0.11.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 8 * 2**-11, torch.bfloat16: 8 * 2**-8}
-HOME = torch.device("cpu")  # where a batch's rows are made
 IDENTITY_POSITIONS = 64  # last positions whose logits are compared: a vocabulary's logits of a long prompt fill a GPU
-
-
-class ConservationError(RuntimeError):
-    """Contributions do not add up to the layer's output: a part of it was not seen, so no number is given."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, found, allowed in (
             ("formulations", self.formulations, FORMULATIONS),
-            ("selections", self.selections, tuple(SELECTIONS)),
+            ("selections", self.selections, SELECTIONS),
             ("alignment", (self.alignment,), ALIGNMENTS),
             ("head", (self.head,), ("raw", "final_norm")),
             ("eos", (self.eos,), ("exclude", "include")),
@@ -93,23 +89,16 @@ class Sample:
     response: Sequence[int]
 
 
-@dataclass
-class ChunkScores:
-    """Everything measured on a chunk of samples, in their order; arrays as `moemui.store` names them."""
-
-    ranked: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]
-    response_tokens: np.ndarray  # int32 (samples,)
-    routed_tokens: np.ndarray  # int32 (samples, layers, most experts a layer)
-    gate_mass: np.ndarray  # float32, same shape
-    conservation: np.ndarray  # float32 (samples, layers): largest relative error over tokens
-    imbalance: np.ndarray  # float32 (samples, layers): largest imbalance over tokens
-
-
 class Scorer:
-    """Scores samples on a loaded model. Make one a model; `score` may be called for any number of chunks."""
+    """Scores samples on a loaded model. Make one a model; `score` may be called for any number of chunks.
 
-    def __init__(self, model: Foreign, options: Options, *, eos_ids: Sequence[int] = ()):
-        self.model, self.options, self.eos_ids = model, options, frozenset(eos_ids)
+    padding_side: where a batch's shorter samples are filled up, "right" or "left"; changes no result beyond rounding.
+    """
+
+    def __init__(self, model: Foreign, options: Options, *, eos_ids: Sequence[int] = (), padding_side: str = "right"):
+        if padding_side not in PADDING_SIDES:
+            raise ValueError(f"padding_side is {padding_side!r}; allowed are {list(PADDING_SIDES)}")
+        self.model, self.options, self.eos_ids, self.padding_side = model, options, frozenset(eos_ids), padding_side
         self.sites = families.sites(model)
         self.geometry = families.geometry(self.sites)
         self.head = families.unembedding(model, options.head)
@@ -117,6 +106,7 @@ class Scorer:
         self.tolerance = TOLERANCE.get(self.head.dtype, TOLERANCE[torch.bfloat16])
         self.context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self.device = model.get_input_embeddings().weight.device
+        self.max_batch_tokens = options.max_batch_tokens
 
     def scored_tokens(self, sample: Sample) -> list[int]:
         """The response tokens y_1..y_m that count; without the closing end-of-sequence token unless asked for.
@@ -155,36 +145,81 @@ class Scorer:
     def score(self, samples: Sequence[Sample], progress: Callable[[int], None] = lambda done: None) -> ChunkScores:
         """Scores of a chunk of samples; memory grows with the chunk, not with the study.
 
-        progress is called with the number of samples done after every forward pass. An empty response has no
-        entries and no tokens. Raises ConservationError above tolerance (NaN weights included).
+        progress is called with the number of samples done after every forward pass. An empty response has no entries
+        and no tokens. Where memory runs out, the batch is halved, and so are those that follow. Raises
+        ConservationError above tolerance (NaN weights included), and what ran out of memory where a single sample does
+        not fit.
         """
         responses = [self.scored_tokens(sample) for sample in samples]
-        layers, experts = len(self.sites), max(layer.experts for layer in self.geometry.layers)
-        chunk = ChunkScores(
-            ranked={
-                (formulation, selection): (
-                    np.full((len(samples), layers, self.ranks), -1, dtype=np.int32),
-                    np.full((len(samples), layers, self.ranks), -1, dtype=np.int32),
-                    np.zeros((len(samples), layers, self.ranks), dtype=np.float32),
-                )
-                for formulation in self.options.formulations
-                for selection in self.options.selections
-            },
-            response_tokens=np.array([len(response) for response in responses], dtype=np.int32),
-            routed_tokens=np.zeros((len(samples), layers, experts), dtype=np.int32),
-            gate_mass=np.zeros((len(samples), layers, experts), dtype=np.float32),
-            conservation=np.zeros((len(samples), layers), dtype=np.float32),
-            imbalance=np.zeros((len(samples), layers), dtype=np.float32),
-        )
+        chunk = self._empty([len(response) for response in responses])
         lengths = [len(self.fed(sample, response)) for sample, response in zip(samples, responses, strict=True)]
         done = sum(not response for response in responses)
-        for batch in batches(lengths, [bool(r) for r in responses], self.options.max_batch_tokens):
-            view = _Batch(self, batch, [samples[i] for i in batch], [responses[i] for i in batch], chunk)
-            with Tap(self.model, self.sites, observer=view.observe):
-                self.model.get_decoder()(input_ids=view.input_ids, attention_mask=view.attention_mask, use_cache=False)
+        waiting = list(batches(lengths, [bool(r) for r in responses], self.max_batch_tokens))[::-1]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                scores = self._forward([samples[i] for i in batch], [responses[i] for i in batch])
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if len(batch) == 1 or not _ran_out_of_memory(error):
+                    raise
+                self.max_batch_tokens = max(1, max(lengths[i] for i in batch) * (len(batch) // 2))
+                print(
+                    f"a batch of {len(batch)} samples did not fit into memory; going on with at most "
+                    f"{self.max_batch_tokens} tokens a batch"
+                )
+                left = [i for part in [batch, *waiting] for i in part]
+                waiting = list(batches(lengths, [i in set(left) for i in range(len(samples))], self.max_batch_tokens))
+                waiting.reverse()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
+            chunk.put(batch, scores)
             done += len(batch)
             progress(done)
         return chunk
+
+    def _empty(self, response_tokens: Sequence[int]) -> ChunkScores:
+        options = self.options
+        return ChunkScores.empty(
+            response_tokens=response_tokens,
+            layers=len(self.sites),
+            experts=max(layer.experts for layer in self.geometry.layers),
+            ranks=self.ranks,
+            settings=[(f, s) for f in options.formulations for s in options.selections],
+        )
+
+    def _forward(self, samples: Sequence[Sample], responses: Sequence[Sequence[int]]) -> ChunkScores:
+        """One forward pass through the tap over samples whose responses are not empty."""
+        sequences = [self.fed(sample, response) for sample, response in zip(samples, responses, strict=True)]
+        width, options = max(map(len, sequences)), self.options
+        ids, mask, starts = [], [], []
+        for number, (sample, sequence) in enumerate(zip(samples, sequences, strict=True)):
+            fill = [0] * (width - len(sequence))
+            left = self.padding_side == "left"
+            ids.append(fill + sequence if left else sequence + fill)
+            mask.append(fill + [1] * len(sequence) if left else [1] * len(sequence) + fill)
+            shift = 1 if options.alignment == "next_token" else 0
+            starts.append(number * width + (len(fill) if left else 0) + len(sample.prompt) - shift)
+        targets = torch.tensor([token for response in responses for token in response], device=self.head.device)
+        at = scoring.rows([len(r) for r in responses], starts, len(sequences) * width, self.head[targets])
+        batch = BatchScores(
+            self.sites,
+            at,
+            self._empty([len(response) for response in responses]),
+            ranks=self.ranks,
+            gate_weighting=options.gate_weighting,
+            tolerance=self.tolerance,
+        )
+        inputs = {
+            "input_ids": torch.tensor(ids, device=self.device),
+            "attention_mask": torch.tensor(mask, device=self.device),
+        }
+        if self.padding_side == "left":
+            # On the right side nothing precedes a sample, so the model's own positions are right.
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+        with Tap(self.model, self.sites, observer=batch.observe):
+            self.model.get_decoder()(**inputs, use_cache=False)
+        return batch.finished()
 
     @property
     def identity_tolerance(self) -> float:
@@ -210,7 +245,7 @@ class Scorer:
         finally:
             if routed:
                 self.model.set_experts_implementation(before)
-        with Tap(self.model, self.sites, observer=lambda *seen: None):
+        with Tap(self.model, self.sites, observer=lambda position, passed: None):
             tapped = self.model(input_ids=ids, use_cache=False, **keep).logits.float()
         return float((tapped - plain).abs().max() / plain.abs().max().clamp_min(1e-30))
 
@@ -230,167 +265,6 @@ def batches(lengths: Sequence[int], wanted: Sequence[bool], max_tokens: int) -> 
         yield batch
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The response tokens of a batch, one row each, on one device: int64 (rows,) but for head.
-
-    sample: its number in the batch; token: from 0 in its response; position: the state scored, in the flattened batch.
-    row_of: int64 (batch × length,), the row of every position, −1 for the others. head: W_head[y_t], (rows, H).
-    """
-
-    sample: torch.Tensor
-    token: torch.Tensor
-    position: torch.Tensor
-    row_of: torch.Tensor
-    head: torch.Tensor
-
-
-@dataclass
-class _Batch:
-    """One forward pass: which states are scored against which head rows, and where the results go."""
-
-    scorer: Scorer
-    index: list[int]  # place of each sample in the chunk
-    samples: list[Sample]
-    responses: list[list[int]]
-    chunk: ChunkScores
-    input_ids: torch.Tensor = field(init=False)
-    attention_mask: torch.Tensor = field(init=False)
-    rows_on: dict[torch.device, _Rows] = field(init=False)
-
-    def __post_init__(self) -> None:
-        sequences = [self.scorer.fed(s, r) for s, r in zip(self.samples, self.responses, strict=True)]
-        width, device = max(map(len, sequences)), self.scorer.device
-        # Right padding: a causal model never lets a token see what follows it, so padding can't change a score.
-        self.input_ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences], device=device)
-        self.attention_mask = torch.tensor([[1] * len(s) + [0] * (width - len(s)) for s in sequences], device=device)
-        head = self.scorer.head
-        lengths = torch.tensor([len(r) for r in self.responses])
-        sample = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-        token = torch.cat([torch.arange(len(r)) for r in self.responses])
-        prompts = torch.tensor([len(s.prompt) for s in self.samples])
-        shift = 1 if self.scorer.options.alignment == "next_token" else 0
-        position = sample * width + prompts[sample] + token - shift
-        row_of = torch.full((len(sequences) * width,), -1)
-        row_of[position] = torch.arange(len(position))
-        targets = torch.tensor([token for r in self.responses for token in r], device=head.device)
-        self.rows_on = {HOME: _Rows(sample, token, position, row_of, head[targets].to(HOME))}
-
-    def observe(
-        self, position: int, routed: RoutedPass | None, shared: SharedPass | None, output: torch.Tensor
-    ) -> None:
-        """Score, rank and check one layer. output: MoE_l(x), (tokens, H)."""
-        site, at = self.scorer.sites[position], self._rows(output.device)
-        head, rows = at.head.float(), len(at.sample)
-        parts: list[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]] = []  # scores, row, first neuron
-        total, magnitude, square = (torch.zeros(rows, device=output.device) for _ in range(3))
-        product = output[at.position].float() * head
-        expected = product.sum(1)
-        if routed is not None:
-            row = at.row_of[routed.token]
-            kept = ((row >= 0) & (routed.weight != 0)).nonzero()[:, 0]
-            row, expert, weight = row[kept], routed.expert[kept], routed.weight[kept]
-            pull = _routed_pull(routed.experts, expert, at.head[row])
-            scores, exact = self._formulations(
-                routed.activation[kept], routed.intermediate[kept], pull, weight[:, None]
-            )
-            total.index_add_(0, row, exact.sum(1))
-            magnitude.index_add_(0, row, exact.abs().sum(1))
-            square.index_add_(0, row, exact.square().sum(1))
-            if routed.experts.has_bias:
-                bias = (routed.experts.down_proj_bias[expert].float() * head[row]).sum(1)
-                expected.index_add_(0, row, -weight * bias)
-            parts.append((scores, row, expert * site.layer.width))
-            self._count(position, at.sample[row], expert, weight)
-        if shared is not None:
-            layer, weight = site.layer, shared.weight[at.position].float()
-            down = shared.mlp.down_proj
-            pull = (at.head @ down.weight).float()
-            activation, intermediate = shared.activation[at.position], shared.intermediate[at.position]
-            scores, exact = self._formulations(activation, intermediate, pull, weight[:, None])
-            total += exact.sum(1)
-            magnitude += exact.abs().sum(1)
-            square += exact.square().sum(1)
-            if down.bias is not None:
-                expected -= weight * (down.bias.float() * head).sum(1)
-            row = torch.arange(rows, device=output.device).repeat_interleave(layer.shared)
-            number = torch.arange(layer.shared, device=output.device).repeat(rows)
-            split = {name: value.reshape(rows * layer.shared, layer.shared_width) for name, value in scores.items()}
-            parts.append((split, row, layer.routed * layer.width + number * layer.shared_width))
-            self._count(position, at.sample[row], layer.routed + number, weight[row])
-        difference = (total - expected).abs()
-        self._keep_largest(self.chunk.conservation, position, at, difference / magnitude.clamp_min(1e-30))
-        scale = square.sqrt() + product.square().sum(1).sqrt() + expected.abs()
-        self._check(position, at, difference / scale.clamp_min(1e-30))
-        self._rank(position, at, parts)
-
-    def _rows(self, device: torch.device) -> _Rows:
-        """The scored rows on a layer's device; layers of one model may lie on several."""
-        if device not in self.rows_on:
-            home = self.rows_on[HOME]
-            self.rows_on[device] = _Rows(*(getattr(home, f.name).to(device) for f in fields(_Rows)))
-        return self.rows_on[device]
-
-    def _formulations(
-        self, activation: torch.Tensor, intermediate: torch.Tensor, pull: torch.Tensor, weight: torch.Tensor
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Scores by formulation, and the exact contributions with the gate's weight, all float32 (slots, N)."""
-        options = self.scorer.options
-        activation, intermediate, weighted = activation.float(), intermediate.float(), pull * weight
-        exact = intermediate * weighted
-        scale = weighted if options.gate_weighting else pull
-        compute: dict[str, Callable[[], torch.Tensor]] = {
-            "projection": lambda: activation * scale,
-            "glu": lambda: exact if options.gate_weighting else intermediate * pull,
-            "activation": lambda: activation,
-        }
-        return {name: compute[name]() for name in options.formulations}, exact
-
-    def _count(self, position: int, sample: torch.Tensor, expert: torch.Tensor, weight: torch.Tensor) -> None:
-        experts = self.chunk.routed_tokens.shape[2]
-        cell = sample * experts + expert
-        tokens = torch.bincount(cell, minlength=len(self.index) * experts).view(-1, experts)
-        mass = torch.bincount(cell, weights=weight.double(), minlength=len(self.index) * experts).view(-1, experts)
-        self.chunk.routed_tokens[self.index, position] += tokens.cpu().numpy().astype(np.int32)
-        self.chunk.gate_mass[self.index, position] += mass.cpu().numpy().astype(np.float32)
-
-    def _keep_largest(self, array: np.ndarray, position: int, at: _Rows, values: torch.Tensor) -> None:
-        worst = torch.full((len(self.index),), -torch.inf, device=values.device)
-        worst.scatter_reduce_(0, at.sample, values, "amax")
-        array[self.index, position] = worst.cpu().numpy()
-
-    def _check(self, position: int, at: _Rows, imbalance: torch.Tensor) -> None:
-        """Refuse a layer whose contributions miss its output by more than rounding explains.
-
-        The difference is measured against what rounding can make of it, sqrt(Σ f²) + sqrt(Σ_h (MoE_h · head_h)²) +
-        |MoE · head|, and not against Σ|f|, to which a whole expert is small when thousands of neurons cancel out.
-        """
-        self._keep_largest(self.chunk.imbalance, position, at, imbalance)
-        largest = float(imbalance.max())
-        if not largest <= self.scorer.tolerance:  # NaN fails too
-            site = self.scorer.sites[position]
-            raise ConservationError(
-                f"{site.name} ({type(site.block).__name__}): contributions miss the layer's output by {largest:.2g} of "
-                f"their size, above the tolerance {self.scorer.tolerance:g}; its output is not the weighted sum of the "
-                "experts seen, or weights are not finite, so this model can't be measured"
-            )
-
-    def _rank(
-        self, position: int, at: _Rows, parts: list[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]
-    ) -> None:
-        samples, ranks = len(self.index), self.scorer.ranks
-        for formulation in self.scorer.options.formulations:
-            groups = [Slots(scores[formulation], at.sample[row], at.token[row], first) for scores, row, first in parts]
-            for selection in self.scorer.options.selections:
-                entries = SELECTIONS[selection](groups, samples, ranks)
-                stored = self.chunk.ranked[formulation, selection]
-                for array, values in zip(stored, to_arrays(entries, samples, ranks), strict=True):
-                    array[self.index, position] = values.numpy()
-
-
-def _routed_pull(experts: Foreign, expert: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """W_down[:, j] · W_head[y_t] of every neuron of each slot's expert: float32 (slots, N); slots go by expert."""
-    counts = torch.bincount(expert, minlength=experts.num_experts)
-    ends = torch.cumsum(counts, 0, dtype=torch.int32)
-    # The down projection read the other way round: from H numbers to N.
-    return _grouped_linear(head, experts.down_proj, ends, is_transposed=not experts.is_transposed).float()
+def _ran_out_of_memory(error: Exception) -> bool:
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)

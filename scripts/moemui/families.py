@@ -1,8 +1,8 @@
 """Find the neurons of a loaded model: MoE layers, their experts and shared MLPs, the unembedding.
 
-Nothing is typed by hand for a model: routed experts are the modules that transformers runs through its
-experts dispatch, shared experts are known by the names that transformers gives them, and everything
-else is read from their weights. What has another structure is refused by name (SPEC section 1).
+Nothing is typed by hand for a model: routed experts are the modules that transformers runs through its experts
+dispatch, or a list of MLPs behind a router, shared experts are known by the names that transformers gives them, and
+everything else is read from their weights. What has another structure is refused by name (SPEC section 1).
 """
 
 from __future__ import annotations
@@ -13,36 +13,47 @@ from typing import Any
 import torch
 from torch import nn
 
+from moemui import mlps
 from moemui.geometry import Geometry, Layer
+from moemui.mlps import MLP, SUPPORTED, Foreign, UnsupportedModelError
 
-Foreign = Any  # a module of transformers: what it has besides nn.Module differs by class
+__all__ = ["Foreign", "SharedStack", "Site", "UnsupportedModelError", "end_tokens", "geometry", "sites", "unembedding"]
+
 SHARED_NAMES = ("shared_experts", "shared_expert", "shared_mlp")
-SUPPORTED = (
-    "supported are MoE blocks that run through transformers' experts dispatch, with shared experts or without, "
-    "and dense gated MLPs with gate_proj, up_proj and down_proj"
-)
+BLOCK_NAMES = ("mlp", "feed_forward", "mixer", "block_sparse_moe", "moe", "shared_mlp")
+OTHER_MODALITIES = ("vision", "visual", "audio")
 
 
-class UnsupportedModelError(ValueError):
-    """A structure whose contributions cannot be told apart; the text names the module and the reason."""
+@dataclass(frozen=True, eq=False)
+class SharedStack:
+    """Shared experts kept as one 3-D weight each for gate_proj, up_proj and down_proj, scaled by the router (Inkling).
+
+    Called with the hidden states and one weight a token and expert.
+    """
+
+    name: str
+    module: Foreign
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
     """The modules of one MoE layer (or one dense MLP).
 
-    block: its output is the layer's Σ G·E(x), where conservation is checked.
-    experts: the routed experts in transformers' dispatch; None in a dense layer.
-    shared: one gated MLP that fuses the shared experts; None where there is none.
-    shared_gate: a linear map to one number whose sigmoid scales `shared`; None means 1.
+    roots: the modules whose outputs add up to MoE_l, where conservation is checked; one, unless the shared experts lie
+        outside the routed experts' block.
+    experts: the routed experts in transformers' dispatch, or None.
+    listed: the routed experts of a model that keeps one module for each; empty otherwise. router: returns their indices
+        and weights.
+    shared: the MLP that fuses the shared experts (or is the dense MLP); None where there is none.
     """
 
     name: str
     layer: Layer
-    block: Foreign
-    experts: Foreign | None
-    shared: Foreign | None
-    shared_gate: Foreign | None
+    roots: tuple[Foreign, ...]
+    experts: Foreign | None = None
+    listed: tuple[MLP, ...] = ()
+    router: Foreign | None = None
+    shared: MLP | SharedStack | None = None
 
 
 def is_dispatched(module: nn.Module) -> bool:
@@ -51,36 +62,45 @@ def is_dispatched(module: nn.Module) -> bool:
     return hasattr(module, "_is_expert_parallel") and hasattr(module, "down_proj")
 
 
-def decoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Name and list of the decoder layers: the only ModuleList of the text config's length.
+def sites(model: Foreign) -> list[Site]:
+    """All MoE layers in order; for a model without experts, all dense MLPs.
+
+    Raises UnsupportedModelError, with the module and the reason, for any other structure.
+    """
+    prefix, layers = decoder_layers(model)
+    found = [
+        site
+        for index, layer in enumerate(layers)
+        if (site := _moe_site(f"{prefix}.{index}", index, layer) or _listed_site(f"{prefix}.{index}", index, layer))
+    ]
+    if found:
+        return found
+    dense = [site for index, layer in enumerate(layers) if (site := _dense_site(f"{prefix}.{index}", index, layer))]
+    if not dense:
+        raise UnsupportedModelError(f"{type(model).__name__} has neither experts nor MLPs in its layers; {SUPPORTED}")
+    return dense
+
+
+def geometry(model_sites: list[Site]) -> Geometry:
+    """The geometry of the model whose sites are given."""
+    return Geometry(tuple(site.layer for site in model_sites))
+
+
+def decoder_layers(model: Foreign) -> tuple[str, nn.ModuleList]:
+    """Name and list of the decoder layers: the text decoder's only ModuleList of its config's length.
 
     Raises UnsupportedModelError when there is none.
     """
     config = getattr(model, "config", None)
     text = config.get_text_config(decoder=True) if config is not None else None
     depth = getattr(text, "num_hidden_layers", None)
-    for name, module in model.named_modules():
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    names = {module: name for name, module in model.named_modules()}
+    for module in decoder.modules():
+        name = names.get(module, "layers")
         if isinstance(module, nn.ModuleList) and len(module) == depth and name.rsplit(".", 1)[-1] in ("layers", "h"):
             return name, module
     raise UnsupportedModelError(f"{type(model).__name__} has no list of {depth} decoder layers; {SUPPORTED}")
-
-
-def sites(model: nn.Module) -> list[Site]:
-    """All MoE layers in order; for a model without experts, all dense MLPs.
-
-    Raises UnsupportedModelError, with the module and the reason, for any other structure.
-    """
-    prefix, layers = decoder_layers(model)
-    names = {module: name for name, module in model.named_modules()}
-    found = [_moe_site(names, index, layer) for index, layer in enumerate(layers) if _dispatched(layer)]
-    if found:
-        return found
-    return [_dense_site(f"{prefix}.{index}", index, layer) for index, layer in enumerate(layers)]
-
-
-def geometry(model_sites: list[Site]) -> Geometry:
-    """The geometry of the model whose sites are given."""
-    return Geometry(tuple(site.layer for site in model_sites))
 
 
 def unembedding(model: Foreign, head: str = "raw") -> torch.Tensor:
@@ -102,12 +122,20 @@ def unembedding(model: Foreign, head: str = "raw") -> torch.Tensor:
     norm = getattr(model.get_decoder(), "norm", None)
     if norm is None:
         raise UnsupportedModelError(f"{type(model).__name__} has no final norm to fold; use head: raw")
-    # A vector of ones has root mean square 1, so an RMS norm maps it to its own effective weight, 1 + w included.
-    ones = torch.ones(rows.shape[1], dtype=torch.float32, device=rows.device)
-    scale = norm(ones.to(rows.dtype)).float()
-    if not torch.allclose(norm(2 * ones.to(rows.dtype)).float(), scale, rtol=1e-2) or not scale.abs().sum() > 0:
+    scale = norm_weight(norm, rows.shape[1], rows.dtype, rows.device)
+    if scale is None:
         raise UnsupportedModelError(f"the final norm {type(norm).__name__} is no plain scaling; use head: raw")
     return (rows.float() * scale).to(rows.dtype)
+
+
+def norm_weight(norm: Foreign, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    """The weight of an RMS norm, float32 (width,): x goes to weight · x / rms(x). None for a norm of another kind."""
+    # A vector of ones has root mean square 1, so an RMS norm maps it to its own effective weight, 1 + w included.
+    ones = torch.ones(width, dtype=dtype, device=device)
+    with torch.no_grad():
+        scale = type(norm).forward(norm, ones).float()
+        twice = type(norm).forward(norm, 2 * ones).float()
+    return scale if torch.allclose(twice, scale, rtol=1e-2) and scale.abs().sum() > 0 else None
 
 
 def end_tokens(model: Foreign, tokenizer: Any) -> list[int]:
@@ -117,80 +145,142 @@ def end_tokens(model: Foreign, tokenizer: Any) -> list[int]:
     return sorted(token for token in found if token is not None)
 
 
-def _dispatched(layer: nn.Module) -> list[Foreign]:
-    return [module for module in layer.modules() if is_dispatched(module)]
-
-
-def _moe_site(names: dict[nn.Module, str], index: int, layer: nn.Module) -> Site:
-    experts = _dispatched(layer)
+def _moe_site(name: str, index: int, layer: nn.Module) -> Site | None:
+    experts = {
+        where: module
+        for where, module in layer.named_modules()
+        if is_dispatched(module) and not any(word in where for word in OTHER_MODALITIES)
+    }
+    if not experts:
+        return None
     if len(experts) != 1:
-        raise UnsupportedModelError(f"decoder layer {index} has {len(experts)} sets of routed experts; {SUPPORTED}")
-    routed = experts[0]
-    block = next(m for m in layer.modules() if any(child is routed for child in m.children()))
-    name = names[block]
-    if block is layer:
+        raise UnsupportedModelError(f"{name} has {len(experts)} sets of routed experts; {SUPPORTED}")
+    ((where, routed),) = experts.items()
+    if routed._is_expert_parallel:
         raise UnsupportedModelError(
-            f"{name}: the experts sit on the decoder layer itself, without a block; {SUPPORTED}"
+            f"{name}.{where} is expert-parallel, so this process sees only a part of its experts; load the model with "
+            "device_map instead"
         )
-    if getattr(routed, "has_post_expert_norm", False):
-        raise UnsupportedModelError(f"{name}: experts with a norm after each expert are not supported yet; {SUPPORTED}")
-    outside = [n for n, m in layer.named_modules() if n.rsplit(".", 1)[-1] in SHARED_NAMES and not _inside(block, m)]
-    if outside:
-        raise UnsupportedModelError(f"{name}: the shared MLP {outside[0]} lies outside the MoE block; {SUPPORTED}")
-    shared = next((c for n, c in block.named_children() if n in SHARED_NAMES), None)
+    for weight in ("down_proj", "gate_up_proj" if routed.has_gate else "up_proj"):
+        tensor = getattr(routed, weight)
+        if not torch.is_tensor(tensor) or not tensor.is_floating_point() or tensor.dim() != 3:
+            raise UnsupportedModelError(
+                f"{name}.{where}.{weight} is quantised ({getattr(tensor, 'dtype', type(tensor).__name__)}), so its "
+                f"neurons can't be read; load the model dequantised; {SUPPORTED}"
+            )
+    shared_where = _shared_name(layer, where)
+    shared = None if shared_where is None else _shared(f"{name}.{shared_where}", layer.get_submodule(shared_where))
     down = routed.down_proj
-    width = down.shape[1] if routed.is_transposed else down.shape[2]
-    total = _gated_width(f"{name}.shared", shared) if shared is not None else 0
-    count, shared_width = (total // width, width) if total and total % width == 0 else (min(total, 1), total)
-    return Site(
-        name=name,
-        layer=Layer(
-            index=index,
-            routed=routed.num_experts,
-            shared=count,
-            width=width,
-            shared_width=shared_width,
-            top_k=_top_k(block, routed),
-        ),
-        block=block,
-        experts=routed,
-        shared=shared,
-        shared_gate=getattr(block, "shared_expert_gate", None),
+    width = int(down.shape[1] if routed.is_transposed else down.shape[2])
+    count, shared_width = _split(shared, width)
+    parts = [where] if shared_where is None else [where, shared_where]
+    root_names = _roots(parts)
+    found = Layer(
+        index=index,
+        routed=int(routed.num_experts),
+        shared=count,
+        width=width,
+        shared_width=shared_width,
+        top_k=_top_k(layer.get_submodule(root_names[0]), layer, routed.config),
     )
+    roots = tuple(layer.get_submodule(root) for root in root_names)
+    return Site(f"{name}.{root_names[0]}", found, roots, experts=routed, shared=shared)
 
 
-def _dense_site(name: str, index: int, layer: nn.Module) -> Site:
-    blocks = [(n, m) for n, m in layer.named_children() if n in ("mlp", "feed_forward", "block_sparse_moe", "moe")]
-    if not blocks:
-        raise UnsupportedModelError(f"{name} has neither experts nor an MLP; {SUPPORTED}")
-    child, block = blocks[0]
-    if any(isinstance(m, nn.ModuleList) for m in block.modules()):
-        raise UnsupportedModelError(f"{name}.{child} keeps one module per expert, outside the dispatch; {SUPPORTED}")
-    width = _gated_width(f"{name}.{child}", block)
-    dense = Layer(index=index, routed=0, shared=1, width=0, shared_width=width, top_k=0)
-    return Site(name=f"{name}.{child}", layer=dense, block=block, experts=None, shared=block, shared_gate=None)
+def _listed_site(name: str, index: int, layer: nn.Module) -> Site | None:
+    """Experts that are a list of modules behind a router, as in models that bring their own code."""
+    for where, block in layer.named_modules():
+        experts = block._modules.get("experts")
+        if not isinstance(experts, nn.ModuleList):
+            continue
+        listed = tuple(mlps.describe(f"{name}.{where}.experts.{i}", expert) for i, expert in enumerate(experts))
+        routers = [child for key, child in block._modules.items() if key in ("gate", "router") and child is not None]
+        if len(routers) != 1 or isinstance(routers[0], nn.Linear):
+            raise UnsupportedModelError(
+                f"{name}.{where} ({type(block).__name__}) keeps one module per expert, but has no router of its own "
+                f"that returns indices and weights, so which token used which expert can't be seen; {SUPPORTED}"
+            )
+        widths = {expert.width for expert in listed}
+        if len(widths) != 1:
+            raise UnsupportedModelError(f"{name}.{where} has experts of widths {sorted(widths)}; {SUPPORTED}")
+        shared_where = next((f"{where}.{n}" for n in SHARED_NAMES if block._modules.get(n) is not None), None)
+        shared = None if shared_where is None else _shared(f"{name}.{shared_where}", layer.get_submodule(shared_where))
+        width = widths.pop()
+        count, shared_width = _split(shared, width)
+        found = Layer(index, len(listed), count, width, shared_width, _top_k(block, layer, _config(block)))
+        return Site(f"{name}.{where}", found, (block,), listed=listed, router=routers[0], shared=shared)
+    return None
 
 
-def _gated_width(name: str, mlp: Foreign) -> int:
-    parts: dict[str, Any] = {n: getattr(mlp, n, None) for n in ("gate_proj", "up_proj", "down_proj")}
-    missing = [n for n, part in parts.items() if not hasattr(part, "in_features")]
-    if missing or not hasattr(mlp, "act_fn"):
-        lacking = ", ".join(missing or ["act_fn"])
-        raise UnsupportedModelError(f"{name} ({type(mlp).__name__}) lacks {lacking}; {SUPPORTED}")
-    return int(parts["down_proj"].in_features)
+def _dense_site(name: str, index: int, layer: nn.Module) -> Site | None:
+    for child in BLOCK_NAMES:
+        block = layer._modules.get(child)
+        if block is None or (child == "mixer" and "up_proj" not in block._modules):
+            continue  # a mixer without an MLP's maps is attention or a state-space model
+        strange = [n for n, _ in block.named_modules() if "expert" in n or "router" in n]
+        if strange:
+            raise UnsupportedModelError(
+                f"{name}.{child} ({type(block).__name__}) has {strange[0]} outside the dispatch; {SUPPORTED}"
+            )
+        mlp = mlps.describe(f"{name}.{child}", block)
+        dense = Layer(index=index, routed=0, shared=1, width=0, shared_width=mlp.width, top_k=0)
+        return Site(mlp.name, dense, (block,), shared=mlp)
+    return None
 
 
-def _top_k(block: Foreign, experts: Foreign) -> int:
-    for module in (*block.children(), block):
+def _shared_name(layer: nn.Module, experts: str) -> str | None:
+    """Where the shared MLP lies in the layer: by its name, or beside experts that lie on the layer itself."""
+    named = [
+        where
+        for where, _ in layer.named_modules()
+        if where.rsplit(".", 1)[-1] in SHARED_NAMES and not any(word in where for word in OTHER_MODALITIES)
+    ]
+    if len(named) > 1:
+        raise UnsupportedModelError(f"{type(layer).__name__} has {len(named)} shared MLPs, {named}; {SUPPORTED}")
+    if not named and "." not in experts and layer._modules.get("mlp") is not None:
+        return "mlp"
+    return named[0] if named else None
+
+
+def _shared(name: str, module: Foreign) -> MLP | SharedStack:
+    down = getattr(module, "down_proj", None)
+    if isinstance(down, nn.Parameter) and down.dim() == 3 and down.is_floating_point():
+        return SharedStack(name, module)
+    return mlps.describe(name, module)
+
+
+def _split(shared: MLP | SharedStack | None, width: int) -> tuple[int, int]:
+    """E_s and the width of one shared expert: a fused width that is a multiple of N counts as that many experts."""
+    if shared is None:
+        return 0, 0
+    if isinstance(shared, SharedStack):
+        return int(shared.module.down_proj.shape[0]), int(shared.module.down_proj.shape[2])
+    return (shared.width // width, width) if shared.width % width == 0 else (1, shared.width)
+
+
+def _roots(parts: list[str]) -> list[str]:
+    """Names of the modules whose outputs add up to MoE_l: what the parts share, else each part's own branch."""
+    split = [part.split(".") for part in parts]
+    common: list[str] = []
+    for step in zip(*split, strict=False):
+        if len(set(step)) > 1:
+            break
+        common.append(step[0])
+    if len(parts) == 1:
+        common = split[0][:-1]  # the block around the experts
+    return [".".join(common)] if common else [part[0] for part in split]
+
+
+def _top_k(block: Foreign, layer: nn.Module, config: Any) -> int:
+    for module in (*block.children(), block, *layer.children()):
         for attribute in ("top_k", "num_experts_per_tok"):
             if isinstance(value := getattr(module, attribute, None), int):
                 return value
-    config = experts.config
-    for attribute in ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k"):
+    for attribute in ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k", "moe_top_k"):
         if isinstance(value := getattr(config, attribute, None), int):
             return value
     raise UnsupportedModelError(f"{type(block).__name__} does not say how many experts a token uses; {SUPPORTED}")
 
 
-def _inside(block: nn.Module, module: nn.Module) -> bool:
-    return any(m is module for m in block.modules())
+def _config(block: nn.Module) -> Any:
+    return next((m.config for m in block.modules() if hasattr(m, "config")), None)

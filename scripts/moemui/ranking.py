@@ -1,26 +1,34 @@
 """The highest neuron scores of every sample, exactly and reproducibly (SPEC section 3).
 
-Scores arrive as slots: one row of N neuron scores for each (response token, expert) pair that the
-model really used. Order of the result: higher score first, then lower token, then lower neuron.
+Scores arrive as slots: one row of N neuron scores for each (response token, expert) pair that the model really used.
+Order of the result: higher score first, then lower token, then lower neuron.
+
+Sorting all scores would cost more than the forward pass that made them. Two bounds, exact ones, spare nearly all of it:
+no row whose own maximum lies below the K-th highest row maximum of its sample holds one of its K highest entries; and
+the best rows of different experts hold different neurons, so the K-th highest entry among them bounds the K-th neuron.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+
+LAST = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
 class Slots:
     """Neuron scores of the experts that response tokens used.
 
-    scores: float32 (slots, N); sample, token, first: int64 (slots,), with `sample` the number of the
-    sample in its batch, `token` of the response token in its sample, and `first` the index inside the
-    layer of the expert's neuron 0.
+    scores: float32 (slots, N); highest: float32 (slots,), each row's maximum; sample, token, first: int64 (slots,),
+    with `sample` the number of the sample in its batch, `token` of the response token in its sample, and `first` the
+    index inside the layer of the expert's neuron 0.
     """
 
     scores: torch.Tensor
+    highest: torch.Tensor
     sample: torch.Tensor
     token: torch.Tensor
     first: torch.Tensor
@@ -28,25 +36,67 @@ class Slots:
 
 @dataclass(frozen=True)
 class Entries:
-    """Ranked entries, any number a sample: int64 (entries,) each, float32 `score`."""
+    """Scores of single (token, neuron) pairs: int64 (entries,) each, float32 `score`."""
 
     sample: torch.Tensor
     neuron: torch.Tensor
     token: torch.Tensor
     score: torch.Tensor
 
+    def at(self, index: torch.Tensor) -> Entries:
+        """The entries of these numbers, in their order."""
+        return Entries(self.sample[index], self.neuron[index], self.token[index], self.score[index])
 
-def rank_pairs(groups: list[Slots], samples: int, ranks: int) -> Entries:
+
+def rank_pairs(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
     """Selection `pairs`: each sample's `ranks` highest (token, neuron) scores pooled over its response."""
-    return _merge([_highest(group, samples, ranks) for group in groups], samples, ranks)
+    sample, highest = _joined(groups, "sample"), _joined(groups, "highest")
+    bound = _kth(highest[:, None], sample, samples, ranks)
+    return _best(_at_least(groups, bound), samples, ranks)
 
 
-def rank_neurons(groups: list[Slots], samples: int, ranks: int) -> Entries:
+def rank_neurons(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
     """Selection `neurons`: each sample's `ranks` neurons of the highest score over its tokens.
 
     A neuron's token is the first that reaches its maximum.
     """
-    return _merge([_highest_over_tokens(group, samples, ranks) for group in groups], samples, ranks)
+    best: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for group in groups:
+        index = _best_rows(group)
+        best.setdefault(group.scores.shape[1], []).append((group.scores[index], group.sample[index]))
+    bounds = [
+        _kth(torch.cat([scores for scores, _ in parts]), torch.cat([sample for _, sample in parts]), samples, ranks)
+        for parts in best.values()
+    ]
+    entries = _at_least(groups, torch.stack(bounds).amax(0))
+    # A neuron's best entry first, and of equal ones the first token.
+    ordered = _sorted(entries, (entries.token, -entries.score, entries.neuron, entries.sample))
+    first = torch.ones(len(ordered.sample), dtype=torch.bool, device=ordered.sample.device)
+    first[1:] = (ordered.neuron[1:] != ordered.neuron[:-1]) | (ordered.sample[1:] != ordered.sample[:-1])
+    return _best(ordered.at(first.nonzero()[:, 0]), samples, ranks)
+
+
+def rank_per_token(
+    groups: Sequence[Slots], samples: int, ranks: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Selection `per_token`: the neurons among the `ranks` highest of any token, with their best rank over tokens.
+
+    Returns sample, neuron and rank (from 0), int64 (entries,), by sample, then rank, then neuron.
+    """
+    tokens = 1 + max((int(group.token.max()) for group in groups if len(group.token)), default=0)
+    # The K highest of each token: the same selection with every token as a sample of its own.
+    alone = [
+        Slots(g.scores, g.highest, g.sample * tokens + g.token, torch.zeros_like(g.token), g.first) for g in groups
+    ]
+    best = rank_pairs(alone, samples * tokens, ranks)
+    rank = _position(best.sample, samples * tokens)
+    sample, neuron = best.sample // tokens, best.neuron
+    order = _order((rank, neuron, sample))
+    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    first[1:] = (neuron[order][1:] != neuron[order][:-1]) | (sample[order][1:] != sample[order][:-1])
+    kept = order[first]
+    kept = kept[_order((neuron[kept], rank[kept], sample[kept]))]
+    return sample[kept], neuron[kept], rank[kept]
 
 
 def to_arrays(entries: Entries, samples: int, ranks: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,75 +112,63 @@ def to_arrays(entries: Entries, samples: int, ranks: int) -> tuple[torch.Tensor,
     return neuron, token, score
 
 
-def _highest(slots: Slots, samples: int, ranks: int) -> Entries:
-    """A superset-free selection: at least the `ranks` highest entries of each sample, and those tied with the last."""
-    rows, width = slots.scores.shape
-    if rows == 0 or width == 0:
-        return _none(slots.scores.device)
-    # With `ranks` slots in a sample, the ranks-th highest slot maximum is reached by at least `ranks` entries, so
-    # no slot whose own maximum lies below it can hold one of them: an exact bound that spares most of the sorting.
-    highest = slots.scores.amax(1)
-    bound = _kth(highest[:, None], slots.sample, samples, ranks)
-    kept = (highest >= bound[slots.sample]).nonzero()[:, 0]
-    scores, sample = slots.scores[kept], slots.sample[kept]
-    bound = _kth(scores, sample, samples, ranks)
-    row, column = (scores >= bound[sample][:, None]).nonzero(as_tuple=True)
-    return Entries(sample[row], slots.first[kept[row]] + column, slots.token[kept[row]], scores[row, column])
+def _joined(groups: Sequence[Slots], name: str) -> torch.Tensor:
+    return torch.cat([getattr(group, name) for group in groups])
 
 
-def _highest_over_tokens(slots: Slots, samples: int, ranks: int) -> Entries:
-    rows, width = slots.scores.shape
-    if rows == 0 or width == 0:
-        return _none(slots.scores.device)
-    expert_stride = int(slots.first.max()) + 1
-    keys, segment = torch.unique(slots.sample * expert_stride + slots.first, return_inverse=True)
-    highest = slots.scores.new_full((len(keys), width), -torch.inf)
-    highest.scatter_reduce_(0, segment[:, None].expand(-1, width), slots.scores, "amax")
-    segment_ids = torch.arange(len(keys), device=keys.device)
-    reduced = Slots(highest, keys // expert_stride, segment_ids, keys % expert_stride)
-    entries = _highest(reduced, samples, ranks)
-    token = _first_token(slots, segment, entries.token, entries.neuron - reduced.first[entries.token], entries.score)
-    return Entries(entries.sample, entries.neuron, token, entries.score)
+def _at_least(groups: Sequence[Slots], bound: torch.Tensor) -> Entries:
+    """All entries that reach their sample's bound (float32, (samples,))."""
+    parts = []
+    for group in groups:
+        kept = (group.highest >= bound[group.sample]).nonzero()[:, 0]
+        sample, scores = group.sample[kept], group.scores[kept]
+        row, column = (scores >= bound[sample][:, None]).nonzero(as_tuple=True)
+        parts.append((sample[row], group.first[kept][row] + column, group.token[kept][row], scores[row, column]))
+    return Entries(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _first_token(
-    slots: Slots, segment: torch.Tensor, wanted: torch.Tensor, column: torch.Tensor, score: torch.Tensor
-) -> torch.Tensor:
-    """The lowest token of segment wanted[i] whose score in column[i] is score[i]."""
-    order = torch.argsort(segment, stable=True)
-    counts = torch.bincount(segment)
-    starts = torch.cumsum(counts, 0) - counts
-    lengths = counts[wanted]
-    entry = torch.repeat_interleave(torch.arange(len(wanted), device=wanted.device), lengths)
-    offset = torch.arange(len(entry), device=entry.device) - (torch.cumsum(lengths, 0) - lengths)[entry]
-    slot = order[starts[wanted][entry] + offset]
-    token = torch.where(
-        slots.scores[slot, column[entry]] == score[entry], slots.token[slot], torch.iinfo(torch.int64).max
-    )
-    first = torch.full((len(wanted),), torch.iinfo(torch.int64).max, device=wanted.device)
-    return first.scatter_reduce_(0, entry, token, "amin")
+def _best_rows(group: Slots) -> torch.Tensor:
+    """The first row of the highest maximum of every (sample, expert): int64, their numbers."""
+    if not len(group.sample):
+        return group.sample
+    stride = int(group.first.max()) + 1
+    keys, segment = torch.unique(group.sample * stride + group.first, return_inverse=True)
+    highest = group.highest.new_full((len(keys),), -torch.inf).scatter_reduce_(0, segment, group.highest, "amax")
+    number = torch.arange(len(segment), device=segment.device)
+    candidate = torch.where(group.highest == highest[segment], number, LAST)
+    return torch.full_like(keys, LAST).scatter_reduce_(0, segment, candidate, "amin")
 
 
 def _kth(scores: torch.Tensor, sample: torch.Tensor, samples: int, ranks: int) -> torch.Tensor:
     """The ranks-th highest score of each sample; −inf where it has fewer: float32 (samples,)."""
-    position = _position(sample, samples)
-    padded = scores.new_full((samples, int(position.max()) + 1, scores.shape[1]), -torch.inf)
-    padded[sample, position] = scores
-    flat = padded.reshape(samples, -1)
-    if flat.shape[1] < ranks:
+    width = scores.shape[1]
+    if not len(sample) or not width:
         return scores.new_full((samples,), -torch.inf)
-    return flat.topk(ranks, dim=1, sorted=True).values[:, -1]
+    position = _position(sample, samples)
+    longest = int(position.max()) + 1
+    if longest * width < ranks:
+        return scores.new_full((samples,), -torch.inf)
+    padded = scores.new_full((samples, longest, width), -torch.inf)
+    padded[sample, position] = scores
+    return padded.view(samples, -1).topk(ranks, dim=1, sorted=True).values[:, -1]
 
 
-def _merge(parts: list[Entries], samples: int, ranks: int) -> Entries:
-    sample, neuron, token, score = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("sample", "neuron", "token", "score")
-    )
-    order = torch.argsort(neuron, stable=True)
-    for key in (token, -score, sample):
+def _best(entries: Entries, samples: int, ranks: int) -> Entries:
+    """Each sample's first `ranks` entries in the order of the result."""
+    ordered = _sorted(entries, (entries.neuron, entries.token, -entries.score, entries.sample))
+    return ordered.at((_position(ordered.sample, samples) < ranks).nonzero()[:, 0])
+
+
+def _sorted(entries: Entries, keys: Sequence[torch.Tensor]) -> Entries:
+    return entries.at(_order(keys))
+
+
+def _order(keys: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The order by keys, the last one first in importance: int64."""
+    order = torch.argsort(keys[0], stable=True)
+    for key in keys[1:]:
         order = order[torch.argsort(key[order], stable=True)]
-    kept = order[_position(sample[order], samples) < ranks]
-    return Entries(sample[kept], neuron[kept], token[kept], score[kept])
+    return order
 
 
 def _position(sample: torch.Tensor, samples: int) -> torch.Tensor:
@@ -141,8 +179,3 @@ def _position(sample: torch.Tensor, samples: int) -> torch.Tensor:
     position = torch.empty_like(sample)
     position[order] = torch.arange(len(sample), device=sample.device) - starts[sample[order]]
     return position
-
-
-def _none(device: torch.device) -> Entries:
-    index = torch.empty(0, dtype=torch.int64, device=device)
-    return Entries(index, index, index, torch.empty(0, device=device))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_models
-from moemui import contributions, families
+from moemui import contributions, families, scoring
 from moemui.capture import IMPLEMENTATION, Tap
 from moemui.contributions import ConservationError, Options, Sample, Scorer, batches
 
@@ -175,28 +175,28 @@ def test_final_norm_folds_the_norm_into_the_head():
 def test_a_part_that_was_not_seen_fails():
     model = tiny_models.build("deepseek_v2")
     block = model.model.layers[1].mlp
-    block.register_forward_hook(lambda module, args, output: output * 1.001)
+    block.register_forward_hook(lambda module, args, output: output + 0.001 * args[0])
     with pytest.raises(ConservationError, match=r"model\.layers\.1\.mlp .*above the tolerance"):
         Scorer(model, EVERYTHING).score(samples())
     assert model.config._experts_implementation != IMPLEMENTATION
 
 
-def _without_expert(routed):
-    kept = routed.expert != 3
+def _without_expert(span):
+    kept = span.expert != 3
     parts = ("token", "expert", "weight", "activation", "intermediate")
-    return replace(routed, **{name: getattr(routed, name)[kept] for name in parts})
+    return replace(span, **{name: getattr(span, name)[kept] for name in parts})
 
 
-def _without_some_neurons(routed):
-    intermediate = routed.intermediate.clone()
+def _without_some_neurons(span):
+    intermediate = span.intermediate.clone()
     intermediate[:, ::8] = 0
-    return replace(routed, intermediate=intermediate)
+    return replace(span, intermediate=intermediate)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     "fault",
-    [_without_expert, _without_some_neurons, lambda routed: replace(routed, weight=routed.weight * 1.2)],
+    [_without_expert, _without_some_neurons, lambda span: replace(span, weight=span.weight * 1.2)],
     ids=["an expert unseen", "an eighth of the neurons unseen", "a gate too large by a fifth"],
 )
 def test_faults_show_at_real_widths_in_half_precision_too(monkeypatch, dtype, fault):
@@ -211,12 +211,12 @@ def test_faults_show_at_real_widths_in_half_precision_too(monkeypatch, dtype, fa
     batch = samples(4)
     clean = scorer.score(batch)
     assert clean.imbalance.max() < scorer.tolerance / 3
-    observe = contributions._Batch.observe
+    observe = scoring.BatchScores.observe
 
-    def faulty(self, position, routed, shared, output):
-        return observe(self, position, fault(routed), shared, output)
+    def faulty(self, position, passed):
+        return observe(self, position, replace(passed, routed=tuple(map(fault, passed.routed))))
 
-    monkeypatch.setattr(contributions._Batch, "observe", faulty)
+    monkeypatch.setattr(scoring.BatchScores, "observe", faulty)
     with pytest.raises(ConservationError, match="above the tolerance"):
         scorer.score(batch)
 
@@ -241,7 +241,7 @@ def test_a_masked_run_keeps_no_activations():
     tap = Tap(model, sites, masked_neurons=[torch.tensor([0])] * len(sites))
     with tap:
         model(input_ids=torch.tensor([[5, 6, 7]]))
-        assert all(passing.routed is None for passing in tap._passing)
+        assert all(layer.routed is None for layer in tap._layers)
 
 
 def test_a_gate_that_is_no_product_is_refused_by_name():
@@ -250,7 +250,9 @@ def test_a_gate_that_is_no_product_is_refused_by_name():
     for site in sites:
         site.experts._apply_gate = lambda gate_up: gate_up[..., ::2] + gate_up[..., 1::2]
     with (
-        pytest.raises(families.UnsupportedModelError, match=r"layers\.0\.mlp: the gate of GptOssExperts is no product"),
+        pytest.raises(
+            families.UnsupportedModelError, match=r"the gate of model\.layers\.0\.mlp \(GptOssExperts\) is no product"
+        ),
         Tap(model, sites, observer=lambda *seen: None),
     ):
         pass
@@ -311,7 +313,7 @@ def test_masking_a_neuron_is_zeroing_its_down_projection(family):
                 weight = site.experts.down_proj[expert]
                 (weight[j] if site.experts.is_transposed else weight[:, j]).zero_()
             else:
-                site.shared.down_proj.weight[:, index - layer.routed * layer.width] = 0
+                site.shared.module.down_proj.weight[:, index - layer.routed * layer.width] = 0
     with Tap(model, sites, masked_neurons=neurons):
         masked = model(input_ids=ids).logits
         generated = model.generate(ids, max_new_tokens=4, do_sample=False)

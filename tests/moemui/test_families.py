@@ -34,17 +34,37 @@ def test_a_shared_width_that_is_no_multiple_is_one_expert():
     assert (layer.shared, layer.shared_width, layer.neurons) == (1, 40, 4 * 24 + 40)
 
 
-def test_an_ungated_mlp_is_refused_by_name():
-    config = transformers.GPTNeoXConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
-    with pytest.raises(UnsupportedModelError, match=r"gpt_neox\.layers\.0\.mlp \(GPTNeoXMLP\) lacks gate_proj"):
-        sites(transformers.GPTNeoXForCausalLM(config))
+def test_an_mlp_without_a_gate_is_one_expert_too():
+    config = transformers.GPTNeoXConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4
+    )
+    assert geometry(sites(transformers.GPTNeoXForCausalLM(config))).layers == (
+        Layer(0, 0, 1, 0, 40, 0),
+        Layer(1, 0, 1, 0, 40, 0),
+    )
 
 
-def test_experts_without_a_block_are_refused_by_name():
+def test_experts_on_the_layer_itself_have_the_mlp_beside_them_as_shared_expert():
     config = transformers.Gemma4TextConfig(
         **{**tiny_models.COMMON, "num_hidden_layers": 1}, head_dim=8, global_head_dim=8, enable_moe_block=True,
-        num_experts=4, top_k_experts=2, moe_intermediate_size=24, intermediate_size=24, hidden_size_per_layer_input=0,
+        num_experts=4, top_k_experts=2, moe_intermediate_size=24, intermediate_size=48, hidden_size_per_layer_input=0,
         vocab_size_per_layer_input=97,
     )  # fmt: skip
-    with pytest.raises(UnsupportedModelError, match="sit on the decoder layer itself"):
-        sites(transformers.Gemma4ForCausalLM(config))
+    assert geometry(sites(transformers.Gemma4ForCausalLM(config))).layers == (Layer(0, 4, 2, 24, 24, 2),)
+
+
+def test_projections_that_are_no_linear_maps_are_refused_by_name():
+    config = transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4)
+    with pytest.raises(
+        UnsupportedModelError, match=r"transformer\.h\.0\.mlp \(GPT2MLP\) has no gate_proj, up_proj and"
+    ):
+        sites(transformers.GPT2LMHeadModel(config))
+
+
+def test_experts_outside_the_dispatch_are_refused_by_name():
+    config = transformers.Llama4TextConfig(
+        **tiny_models.COMMON, head_dim=8, intermediate_size=24, intermediate_size_mlp=40, num_local_experts=4,
+        num_experts_per_tok=1, interleave_moe_layer_step=1,
+    )  # fmt: skip
+    with pytest.raises(UnsupportedModelError, match=r"layers\.0\.feed_forward \(Llama4TextMoe\) has experts outside"):
+        sites(transformers.Llama4ForCausalLM(config))

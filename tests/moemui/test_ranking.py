@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.ranking import Slots, rank_neurons, rank_pairs, to_arrays
+from moemui.ranking import Slots, rank_neurons, rank_pairs, rank_per_token, to_arrays
 
 
 @st.composite
@@ -29,8 +29,10 @@ def problems(draw):
 
 
 def slots(items, width):
+    scores = torch.tensor([item[3] for item in items], dtype=torch.float32).reshape(-1, width)
     return Slots(
-        torch.tensor([item[3] for item in items], dtype=torch.float32).reshape(-1, width),
+        scores,
+        scores.amax(1),
         torch.tensor([item[1] for item in items], dtype=torch.int64),
         torch.tensor([item[2] for item in items], dtype=torch.int64),
         torch.tensor([item[0] * 3 for item in items], dtype=torch.int64),
@@ -41,7 +43,8 @@ def slots(items, width):
 @given(problems())
 def test_equals_sorting_everything(problem):
     samples, ranks, routed, shared = problem
-    groups = [slots(routed, 3), slots(shared, 5)]
+    half = len(routed) // 2
+    groups = [slots(routed[:half], 3), slots(routed[half:], 3), slots(shared, 5)]
     everything = [
         (sample, -value, token, expert * 3 + j)
         for expert, sample, token, values in routed + shared
@@ -56,6 +59,21 @@ def test_equals_sorting_everything(problem):
         for item in mine:  # sorted, so the first is the highest score at its first token
             best.setdefault(item[2], item)
         compare(neurons, sample, sorted(best.values())[:ranks])
+    found = {tuple(entry) for entry in zip(*(a.tolist() for a in rank_per_token(groups, samples, ranks)), strict=True)}
+    ranked: dict[tuple[int, int], int] = {}
+    for sample, token in {(item[0], item[2]) for item in everything}:
+        alone = sorted(item[1:] for item in everything if item[0] == sample and item[2] == token)
+        for rank, (_, _, neuron) in enumerate(alone[:ranks]):
+            ranked[sample, neuron] = min(rank, ranked.get((sample, neuron), ranks))
+    assert found == {(sample, neuron, rank) for (sample, neuron), rank in ranked.items()}
+
+
+def test_entries_per_token_come_by_sample_rank_and_neuron():
+    group = slots([(0, 0, 0, [1.0, 3.0, 2.0]), (0, 0, 1, [1.0, 0.5, 3.0]), (0, 1, 0, [1.0, 1.0, 0.0])], 3)
+    sample, neuron, rank = rank_per_token([group], 2, 2)
+    assert sample.tolist() == [0, 0, 0, 1, 1]
+    assert neuron.tolist() == [1, 2, 0, 0, 1]  # neuron 2 is second for token 0 and first for token 1
+    assert rank.tolist() == [0, 0, 1, 0, 1]
 
 
 def compare(arrays, sample, expected):

@@ -1,0 +1,238 @@
+"""The experts forward that the tap puts into transformers' dispatch: `grouped_mm`'s numbers with the neurons in sight.
+
+Slots, one for each (token, expert) used, are ordered by expert and worked through in spans of whole experts. On a CPU
+a span fits into the cache, where elementwise work costs next to nothing; on a GPU all slots are one span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from transformers.integrations.moe import _default_apply_gate, _grouped_linear
+
+from moemui.families import Foreign, UnsupportedModelError, norm_weight
+from moemui.mlps import UpProbe, probe_up
+
+SPAN_SLOTS = 1024  # on a CPU: 1 MB an array of 256 neurons in float32
+
+
+class Down(Protocol):
+    """The down projections of a span's experts."""
+
+    def pull(self, vectors: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+        """W_down[:, j] · vector of every neuron of each slot's expert: (slots, N); slots go by expert."""
+        ...
+
+    def bias(self, expert: torch.Tensor) -> torch.Tensor | None:
+        """Each slot's b_down, (slots, H); None where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class RoutedSpan:
+    """Slots of some experts, ordered by expert.
+
+    token, expert: int64 (slots,), `token` counting through the flattened batch; weight: the router's, float32 (slots,).
+    activation: act(x W_gate); intermediate: what is multiplied with W_down; both (slots, N).
+    norm: the frozen norm behind each expert, as a factor of its output, (slots, H); None where there is none.
+    """
+
+    token: torch.Tensor
+    expert: torch.Tensor
+    weight: torch.Tensor
+    activation: torch.Tensor
+    intermediate: torch.Tensor
+    down: Down
+    norm: torch.Tensor | None = None
+
+
+RoutedPass = tuple[RoutedSpan, ...]
+
+
+@dataclass(frozen=True)
+class TappedExperts:
+    """What the tap wants of one set of experts.
+
+    keep: (E_r, N), 1 keeps a neuron and 0 masks it; None masks none. probe: see `up_probe`.
+    passed: gets the spans and the experts' output, and returns the output to go on with; None observes nothing, and
+    then no activations are kept.
+    """
+
+    keep: torch.Tensor | None
+    probe: UpProbe | None
+    passed: Callable[[RoutedPass, torch.Tensor], torch.Tensor] | None
+    seen: Callable[[], None]
+
+
+_TAPPED: dict[Foreign, TappedExperts] = {}
+
+
+def tap(experts: Foreign, tapped: TappedExperts) -> None:
+    """Have `forward` serve these experts; RuntimeError where they are tapped already."""
+    if experts in _TAPPED:
+        raise RuntimeError(f"{type(experts).__name__} is already tapped; leave the outer Tap first")
+    _TAPPED[experts] = tapped
+
+
+def release(experts: Foreign, tapped: TappedExperts | None) -> None:
+    """The inverse of `tap`; does nothing where other hands tapped these experts."""
+    if tapped is not None and _TAPPED.get(experts) is tapped:
+        del _TAPPED[experts]
+
+
+def up_probe(experts: Foreign, name: str) -> UpProbe | None:
+    """How to get act(gate) alone out of experts with a gate of their own; None for the ordinary SwiGLU.
+
+    Raises UnsupportedModelError for a gate that is no act(gate) times a function of up.
+    """
+    if not experts.has_gate or (type(experts)._apply_gate is _default_apply_gate and experts.is_concatenated):
+        return None
+
+    def at(gate: float, up: float) -> float:
+        probe = torch.full((1, 8), gate, dtype=torch.float32, device=experts.down_proj.device)
+        _up_part(experts, probe).fill_(up)
+        return float(experts._apply_gate(probe)[0, 0])
+
+    return probe_up(f"{name} ({type(experts).__name__})", at)
+
+
+def forward(
+    self: Foreign, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
+    """transformers' `grouped_mm` experts forward, bit for bit, for experts that a Tap holds."""
+    tapped = _TAPPED.get(self)
+    if tapped is None:
+        raise RuntimeError(f"{type(self).__name__} runs through the tap but was not found in the model's layers")
+    if self._is_expert_parallel:
+        raise UnsupportedModelError(
+            f"{type(self).__name__} became expert-parallel, so this process sees only a part of its experts; load the "
+            "model with device_map instead"
+        )
+    tokens, top_k = top_k_index.shape
+    all_experts, order = torch.sort(top_k_index.reshape(-1))
+    weights = top_k_weights.reshape(-1)
+    passed: list[RoutedSpan] = []
+    # Written in the order of (token, k), which is the order in which grouped_mm adds up a token's experts.
+    weighted: torch.Tensor | None = None
+    with torch.no_grad():
+        for first, last, slots, ends in _spans(self, all_experts):
+            expert, place = all_experts[slots], order[slots]
+            token, weight = place // top_k, weights[place]
+            output, activation, intermediate = _outputs(
+                self, tapped, hidden_states[token], expert, _Group(self, first, last, ends)
+            )
+            norm = None
+            if self.has_post_expert_norm:
+                normed = self.post_expert_norm(output)
+                norm = None if tapped.passed is None else frozen_norm(self.post_expert_norm, output, normed)
+                output = normed
+            if output.dtype == weight.dtype:
+                output.mul_(weight.unsqueeze(-1))
+            else:
+                output = output * weight.unsqueeze(-1)
+            if weighted is None:
+                weighted = output.new_empty(tokens * top_k, output.shape[-1])
+            weighted[place] = output
+            if tapped.passed is not None:
+                down = _Group(self, first, last, ends)
+                passed.append(RoutedSpan(token, expert, weight.float(), activation, intermediate, down, norm))
+        if weighted is None:
+            weighted = hidden_states.new_zeros(0, hidden_states.shape[-1])
+        total = weighted.view(tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
+    tapped.seen()
+    return total if tapped.passed is None else tapped.passed(tuple(passed), total)
+
+
+def frozen_norm(norm: Foreign, states: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
+    """What an RMS norm multiplies `states` with to give `normed`, its scale held: float32, of their shape.
+
+    Raises UnsupportedModelError for a norm of another kind.
+    """
+    weight = norm_weight(norm, states.shape[-1], states.dtype, states.device)
+    if weight is None:
+        raise UnsupportedModelError(
+            f"experts are followed by {type(norm).__name__}, which is no RMS norm, so what a neuron adds to its output "
+            "has no meaning; this model can't be measured"
+        )
+    direction = states.float() * weight
+    size = direction.square().sum(-1, keepdim=True)
+    return weight * ((normed.float() * direction).sum(-1, keepdim=True) / size.clamp_min(1e-30))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The weights of experts first..last − 1, and where their slots end in a span: int32 (last − first,)."""
+
+    experts: Foreign
+    first: int
+    last: int
+    ends: torch.Tensor
+
+    def linear(self, states: torch.Tensor, name: str, expert: torch.Tensor) -> torch.Tensor:
+        """states times the weights of that name, plus their bias."""
+        experts = self.experts
+        bias = getattr(experts, f"{name}_bias")[expert] if experts.has_bias else None
+        weight = getattr(experts, name)[self.first : self.last]
+        return _grouped_linear(states, weight, self.ends, bias=bias, is_transposed=experts.is_transposed)
+
+    def pull(self, vectors: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
+        ends = self.ends
+        if len(expert) != int(ends[-1]) if vectors.device.type == "cpu" else True:
+            counts = torch.bincount(expert - self.first, minlength=self.last - self.first)
+            ends = torch.cumsum(counts, 0, dtype=torch.int32)
+        # The down projection read the other way round: from H numbers to N.
+        weight = self.experts.down_proj[self.first : self.last]
+        return _grouped_linear(vectors, weight, ends, is_transposed=not self.experts.is_transposed)
+
+    def bias(self, expert: torch.Tensor) -> torch.Tensor | None:
+        return self.experts.down_proj_bias[expert] if self.experts.has_bias else None
+
+
+def _spans(experts: Foreign, expert: torch.Tensor) -> Iterator[tuple[int, int, slice, torch.Tensor]]:
+    """Runs of whole experts: first, last + 1, their slots, and where each expert's slots end in the run (int32)."""
+    count = experts.num_experts
+    counts = torch.bincount(expert, minlength=count)
+    ends = torch.cumsum(counts, 0, dtype=torch.int32)
+    if expert.device.type != "cpu":
+        yield 0, count, slice(0, len(expert)), ends
+        return
+    listed = [0, *ends.tolist()]
+    first = 0
+    while first < count:
+        last = first + 1
+        while last < count and listed[last + 1] - listed[first] <= SPAN_SLOTS:
+            last += 1
+        if listed[last] > listed[first]:
+            yield first, last, slice(listed[first], listed[last]), ends[first:last] - listed[first]
+        first = last
+
+
+def _outputs(
+    experts: Foreign, tapped: TappedExperts, states: torch.Tensor, expert: torch.Tensor, group: _Group
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Output (slots, H), act(x W_gate) and what is multiplied with W_down (slots, N)."""
+    if not experts.has_gate:
+        activation = intermediate = experts.act_fn(group.linear(states, "up_proj", expert))
+    else:
+        gate_up = group.linear(states, "gate_up_proj", expert)
+        if tapped.passed is None:
+            activation = intermediate = experts._apply_gate(gate_up)
+        elif tapped.probe is None:
+            gate, up = gate_up.chunk(2, dim=-1)
+            activation = experts.act_fn(gate)
+            intermediate = activation * up
+        else:
+            intermediate = experts._apply_gate(gate_up)
+            _up_part(experts, gate_up).fill_(tapped.probe.up)
+            activation = tapped.probe.activation(experts._apply_gate(gate_up))
+    if tapped.keep is not None:
+        intermediate = intermediate * tapped.keep.to(intermediate)[expert]
+    return group.linear(intermediate, "down_proj", expert), activation, intermediate
+
+
+def _up_part(experts: Foreign, gate_up: torch.Tensor) -> torch.Tensor:
+    """The view of gate_up that holds up."""
+    return gate_up.chunk(2, dim=-1)[1] if experts.is_concatenated else gate_up[..., 1::2]
