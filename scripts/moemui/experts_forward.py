@@ -179,10 +179,7 @@ class _Group:
         return _grouped_linear(states, weight, self.ends, bias=bias, is_transposed=experts.is_transposed)
 
     def pull(self, vectors: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
-        ends = self.ends
-        if len(expert) != int(ends[-1]) if vectors.device.type == "cpu" else True:
-            counts = torch.bincount(expert - self.first, minlength=self.last - self.first)
-            ends = torch.cumsum(counts, 0, dtype=torch.int32)
+        ends = _ends(expert, self.first, self.last)  # some slots may have been left out since
         # The down projection read the other way round: from H numbers to N.
         weight = self.experts.down_proj[self.first : self.last]
         return _grouped_linear(vectors, weight, ends, is_transposed=not self.experts.is_transposed)
@@ -194,8 +191,7 @@ class _Group:
 def _spans(experts: Foreign, expert: torch.Tensor) -> Iterator[tuple[int, int, slice, torch.Tensor]]:
     """Runs of whole experts: first, last + 1, their slots, and where each expert's slots end in the run (int32)."""
     count = experts.num_experts
-    counts = torch.bincount(expert, minlength=count)
-    ends = torch.cumsum(counts, 0, dtype=torch.int32)
+    ends = _ends(expert, 0, count)
     if expert.device.type != "cpu":
         yield 0, count, slice(0, len(expert)), ends
         return
@@ -208,6 +204,12 @@ def _spans(experts: Foreign, expert: torch.Tensor) -> Iterator[tuple[int, int, s
         if listed[last] > listed[first]:
             yield first, last, slice(listed[first], listed[last]), ends[first:last] - listed[first]
         first = last
+
+
+def _ends(expert: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    """Where the slots of experts first..last − 1 end, `expert` being ascending: int32 (last − first,)."""
+    numbers = torch.arange(first, last, device=expert.device)
+    return torch.searchsorted(expert, numbers, right=True).to(torch.int32)
 
 
 def _outputs(
