@@ -2,6 +2,7 @@
 
 import re
 import sys
+from itertools import product
 
 sys.path.insert(
     0,
@@ -126,9 +127,14 @@ RECORDS = [
             for stage in [
                 "checkpoint",
                 *[
-                    f"{stage}_{suite}"
-                    for stage in ("responses", "contributions", "key_neurons")
+                    f"{stage}_{suite}{shard}"
+                    for stage, shards in (
+                        ("responses", [""]),
+                        ("contributions", STUDY.shards()),
+                        ("key_neurons", [""]),
+                    )
                     for suite in STUDY.suites
+                    for shard in shards
                 ],
             ]
         ],

@@ -1,6 +1,6 @@
 """From ranked contributions to each sample's key neurons, at every threshold.
 
-INPUTS   contributions.zarr, responses.jsonl (domain and correctness of the samples).
+INPUTS   contributions.zarr (or all its shards), responses.jsonl (domain and correctness of the samples).
 OUTPUTS  <results>/{model}/{checkpoint}/{task}/key_neurons.h5: sparse sets a sample, one group for each
          formulation, selection and threshold. A read of the store: a smaller threshold needs no forward pass.
 """
@@ -12,8 +12,9 @@ for suite, tasks in STUDY.suites.items():
             f"key_neurons_{suite}"
         input:
             stores=expand(
-                "<results>/{{model}}/{{checkpoint}}/{task}/contributions.zarr",
+                "<results>/{{model}}/{{checkpoint}}/{task}/contributions{shard}.zarr",
                 task=tasks,
+                shard=STUDY.shards(),
             ),
             responses=expand(
                 "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
@@ -33,6 +34,7 @@ for suite, tasks in STUDY.suites.items():
             mem_mb=2000,
         params:
             thresholds=STUDY["contributions"]["thresholds"],
+            shards=STUDY["contributions"]["shards"],
             code=digest("select_key_neurons"),
         script:
             "../scripts/select_key_neurons.py"

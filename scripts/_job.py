@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import os
 import platform
 import resource
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,64 +36,83 @@ PROGRESS_SECONDS = 10.0
 
 
 class Progress:
-    """Progress of a long job: every report goes to the log, one line each ten seconds to the terminal."""
+    """Progress of a long job: every report goes to the log, one line each ten seconds to the terminal.
+
+    Time left counts from the first report: neither loading a model nor what an earlier, killed job had done blurs it.
+    """
 
     def __init__(self, name: str, terminal: TextIO):
         self._name, self._terminal = name, terminal
-        self._start = self._shown = time.monotonic()
+        self._shown = time.monotonic()
+        self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` are done."""
         now = time.monotonic()
-        left = (now - self._start) / done * (total - done) if done else float("nan")
-        line = (
-            f"{self._name}: {done}/{total}" + (f", {left:.0f} s left" if done else "") + (f", {note}" if note else "")
-        )
+        if self._first is None:
+            self._first = now, done
+        start, before = self._first
+        left = ""
+        if done > before and done < total:
+            left = f", {_duration((now - start) / (done - before) * (total - done))} left"
+        line = f"{self._name}: {done}/{total}{left}" + (f", {note}" if note else "")
         print(line, flush=True)
         if now - self._shown >= PROGRESS_SECONDS:
             self._shown = now
             print(line, file=self._terminal, flush=True)
 
 
-def run(main: Callable[..., Mapping[str, Any] | None]) -> None:
+def run(main: Callable[..., Mapping[str, Any] | None], *, resumes: Sequence[str] = ()) -> None:
     """Call `main` for the Snakemake job that runs this script.
 
     Outputs are written under another name and renamed when `main` has returned, the record last, so a killed job
     leaves nothing that looks finished. On an error the end of the log goes to the terminal and the job fails.
+
+    resumes: names of folder outputs whose work `main` can take up again. What a job that failed or was killed left of
+    them stays, hidden, and is handed to the next call as it is; everything else that is unfinished is removed.
     """
     job = sys.modules["__main__"].snakemake
     name = " ".join([job.rule, *map(str, job.wildcards)])
     terminal = _redirect(Path(job.log[0]))
     parts = {str(path): _part(Path(path)) for path in job.output}
+    kept = {part for key in resumes for part in _listed(_paths(job.output[key], parts))}
     try:
         for part in parts.values():
-            _remove(part)
+            if part not in kept:
+                _remove(part)
             part.parent.mkdir(parents=True, exist_ok=True)
-        record_path = Path(job.output.record)
+        record_path = str(job.output.record)
         outputs = {key: _paths(value, parts) for key, value in job.output.items() if key != "record"}
         inputs = {key: _paths(value) for key, value in job.input.items()}
         available = {**dict(job.wildcards.items()), **dict(job.params.items()), **inputs, **outputs}
         available["progress"] = Progress(name, terminal)
         metrics = main(**_wanted(main, available)) or {}
-        for final, part in parts.items():
-            if Path(final) != record_path:
-                if not part.exists():
-                    raise RuntimeError(f"{job.rule} ended without writing {final}")
-                _remove(Path(final))
-                part.rename(final)
-        record = _record(job, metrics)
-        parts[str(record_path)].write_text(json.dumps(record, indent=1))
-        parts[str(record_path)].rename(record_path)
+        finished = {final: part for final, part in parts.items() if final != record_path}
+        for final, part in finished.items():
+            if not part.exists():
+                raise RuntimeError(f"{job.rule} ended without writing {final}")
+        parts[record_path].write_text(json.dumps(_record(job, metrics, finished), indent=1))
+        # Nothing but renaming from here on: a job killed in between would have to do again what it has renamed.
+        for final, part in [*finished.items(), (record_path, parts[record_path])]:
+            _remove(Path(final))
+            part.rename(final)
     except Exception as error:
-        traceback.print_exc()
-        sys.stderr.flush()
-        tail = Path(job.log[0]).read_text(errors="replace").splitlines()[-TAIL_LINES:]
-        print(f"\n{name} failed: {error}\n  log: {job.log[0]}, its end:", file=terminal)
-        print("\n".join("  | " + line for line in tail), file=terminal, flush=True)
+        _tell(name, error, Path(job.log[0]), terminal)
         raise SystemExit(1) from error
     finally:
         for part in parts.values():
-            _remove(part)
+            if part not in kept:
+                _remove(part)
+
+
+def _tell(name: str, error: Exception, log: Path, terminal: TextIO) -> None:
+    """Say on the terminal why a job failed, also where the disk is too full for its log."""
+    with suppress(OSError):
+        traceback.print_exc()
+        sys.stderr.flush()
+    tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    print(f"\n{name} failed: {error}\n  log: {log}, its end:", file=terminal)
+    print("\n".join("  | " + line for line in tail), file=terminal, flush=True)
 
 
 def digest(path: Path) -> str:
@@ -113,6 +134,10 @@ def _redirect(log: Path) -> TextIO:
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    # Of other libraries Python shows warnings by itself.
+    said = logging.getLogger("moemui")
+    said.setLevel(logging.INFO)
+    said.addHandler(logging.StreamHandler())
     return terminal
 
 
@@ -135,6 +160,18 @@ def _paths(value: Any, parts: Mapping[str, Path] | None = None) -> Any:
     return [_paths(str(item), parts) for item in value]
 
 
+def _listed(paths: Path | list[Path]) -> list[Path]:
+    return [paths] if isinstance(paths, Path) else paths
+
+
+def _duration(seconds: float) -> str:
+    """A time as people read it: 40 s, 12 min, 3 h 5 min."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def _wanted(main: Callable[..., Any], available: Mapping[str, Any]) -> dict[str, Any]:
     wanted = inspect.signature(main).parameters
     if missing := [name for name in wanted if name not in available]:
@@ -142,7 +179,8 @@ def _wanted(main: Callable[..., Any], available: Mapping[str, Any]) -> dict[str,
     return {name: available[name] for name in wanted}
 
 
-def _record(job: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _record(job: Any, metrics: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
+    """The run record; outputs: where each output, by its final name, lies now."""
     ended = datetime.now(UTC)
     return {
         "record_version": RECORD_VERSION,
@@ -151,7 +189,7 @@ def _record(job: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
         "params": dict(job.params.items()),
         "metrics": dict(metrics),
         "inputs": {str(path): digest(Path(path)) for path in job.input},
-        "outputs": {str(path): digest(Path(path)) for path in job.output if path != job.output.record},
+        "outputs": {final: digest(path) for final, path in outputs.items()},
         "started": STARTED.isoformat(),
         "ended": ended.isoformat(),
         "seconds": (ended - STARTED).total_seconds(),

@@ -105,9 +105,15 @@ class Study:
         return [[analysis["formulation"], analysis["selection"], threshold] for threshold in thresholds]
 
     def scoring(self) -> dict[str, Any]:
-        """What extraction is told. Of the thresholds only the largest, so that changing others is no forward pass."""
-        options = {key: value for key, value in self["contributions"].items() if key != "thresholds"}
+        """What is scored and how. Of the thresholds only the largest, so that changing others is no forward pass."""
+        other = ("thresholds", "chunk_samples", "shards")
+        options = {key: value for key, value in self["contributions"].items() if key not in other}
         return {**options, "largest_threshold": max(self["contributions"]["thresholds"])}
+
+    def shards(self) -> dict[str, int]:
+        """The parts that a task's samples are scored in: what stands behind file names, and the number, from 1."""
+        count = self["contributions"]["shards"]
+        return {"": 1} if count == 1 else {f"-{number}-of-{count}": number for number in range(1, count + 1)}
 
     def settings(self) -> list[list[Any]]:
         """The settings that tables hold: one change at a time from the main ones, as the paper's ablations go.

@@ -1,7 +1,8 @@
-"""Score every neuron's contribution to the responses of a suite, on one loaded checkpoint."""
+"""Score every neuron's contribution to the responses of a suite, or of a shard of each task, on one checkpoint."""
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from _job import run
@@ -12,38 +13,43 @@ from moemui.responses import read_responses
 
 def main(
     *,
-    checkpoint: Path,
+    manifest: Path,
     responses: list[Path],
     stores: list[Path],
     options: dict,
+    chunk_samples: int,
+    shard: list[int],
     loading: dict,
     model: str,
+    checkpoint: str,
+    code: str,
     progress: Callable,
 ) -> dict:
-    """stores: the Zarr stores to write, in the order of `responses`."""
-    manifest = json.loads(checkpoint.read_text())
-    loaded, tokenizer = checkpoints.load(manifest, **loading)
-    scorer = Scorer(loaded, Options.from_mapping(options), eos_ids=families.end_tokens(loaded, tokenizer))
+    """stores: the Zarr stores to write, in the order of `responses`; those of a killed job are taken up again.
+
+    manifest: checkpoint.json. shard: number, from 1, and count of the parts that each task's samples come in.
+    """
     records = [read_responses(path) for path in responses]
-    total = sum(map(len, records))
-    qualities: list[extraction.Quality] = []
-    for task_records, store in zip(records, stores, strict=True):
-        before = sum(quality.samples for quality in qualities)
-
-        def report(done: int, before: int = before) -> None:
-            progress(before + done, total)
-
-        attributes = {"model": model, "manifest": manifest, "dtype": loading["dtype"]}
-        qualities.append(extraction.extract(scorer, task_records, store, attributes=attributes, progress=report))
-    return {
-        "samples": total,
-        "response_tokens": sum(q.response_tokens for q in qualities),
-        "conservation_error": max(q.conservation_error for q in qualities),
-        "imbalance": max(q.imbalance for q in qualities),
-        "identity_error": max(q.identity_error for q in qualities),
-        "bytes": sum(q.bytes for q in qualities),
-    }
+    # Before the model, so that a bad response costs no loading of one.
+    for path, found in zip(responses, records, strict=True):
+        extraction.check(found, path)
+    pinned = json.loads(manifest.read_text())
+    loaded, tokenizer = checkpoints.load(pinned, **loading)
+    scorer = Scorer(loaded, Options.from_mapping(options), eos_ids=families.end_tokens(loaded, tokenizer))
+    attributes = {"model": model, "checkpoint": checkpoint, "code": code}
+    attributes |= extraction.provenance(loaded, tokenizer, pinned)
+    number, count = shard
+    tasks = [
+        extraction.Task(
+            records=extraction.shard_of(found, number, count),
+            path=store,
+            attributes={"task": found[0]["task"], **attributes},
+            shard=(number, count),
+        )
+        for found, store in zip(records, stores, strict=True)
+    ]
+    return asdict(extraction.extract_all(scorer, tasks, chunk_samples=chunk_samples, progress=progress))
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, resumes=["stores"])

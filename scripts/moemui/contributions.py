@@ -7,6 +7,7 @@ highest entries, routing counts, and the conservation error that proves that the
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from moemui.geometry import Geometry
 from moemui.scoring import BatchScores, ConservationError
 
 __all__ = ["ChunkScores", "ConservationError", "Options", "Sample", "Scorer", "batches"]
+
+log = logging.getLogger(__name__)
 
 FORMULATIONS = ("projection", "glu", "activation")
 SELECTIONS = ("pairs", "neurons", "per_token")
@@ -163,9 +166,10 @@ class Scorer:
                 if len(batch) == 1 or not _ran_out_of_memory(error):
                     raise
                 self.max_batch_tokens = max(1, max(lengths[i] for i in batch) * (len(batch) // 2))
-                print(
-                    f"a batch of {len(batch)} samples did not fit into memory; going on with at most "
-                    f"{self.max_batch_tokens} tokens a batch"
+                log.warning(
+                    "a batch of %d samples did not fit into memory; going on with at most %d tokens a batch",
+                    len(batch),
+                    self.max_batch_tokens,
                 )
                 left = [i for part in [batch, *waiting] for i in part]
                 waiting = list(batches(lengths, [i in set(left) for i in range(len(samples))], self.max_batch_tokens))

@@ -1,4 +1,4 @@
-"""Key neurons (SPEC section 3): from ranked scores to one sparse set a sample, and the HDF5 file that holds them.
+"""Key neurons (SPEC section 3): one sparse set a sample, and the HDF5 file that holds them.
 
 Everything after this file is set algebra. A setting is (formulation, selection, threshold); a sample's key set is the
 union over layers, as flat neuron numbers of `Geometry`.
@@ -19,8 +19,6 @@ import numpy as np
 from moemui.geometry import Geometry
 
 SCHEMA_VERSION = 1
-RULES = ("topk",)
-SAMPLES_AT_ONCE = 512  # bounds the memory of `select`: about 60 MB at 24 layers of 130 ranks
 
 
 class Setting(NamedTuple):
@@ -84,75 +82,6 @@ class KeySets:
                 f"samples is {mask.dtype} of shape {mask.shape}; it must be a boolean mask of shape ({self.n_samples},)"
             )
         return mask
-
-
-def select(
-    *, neuron: np.ndarray, score: np.ndarray, geometry: Geometry, threshold: float, rule: str = "topk"
-) -> KeySets:
-    """Key sets of every sample at one threshold, from ranked entries in rank order.
-
-    neuron: int32, (samples, layers, ranks), index inside the layer, −1 where a layer has no more entries.
-    score: float32, the same shape; falls along the ranks.
-    Rule `topk`: the neurons among a layer's first k_l = max(1, floor(η·M_l)) entries. With selection `pairs` a neuron
-    may occur for several tokens and counts once, so that a set has at most k_l neurons; with `neurons` exactly k_l,
-    or all that there are. A sample without entries has the empty set.
-
-    Raises ValueError for an unknown rule, shapes that don't fit the geometry, a threshold that needs more ranks than
-    are stored, a neuron outside its layer, or used entries whose scores are NaN or not in falling order.
-    """
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}; allowed: {', '.join(RULES)}")
-    if neuron.shape != score.shape or neuron.ndim != 3 or neuron.shape[1] != len(geometry.layers):
-        raise ValueError(
-            f"ranked neurons have shape {neuron.shape} and scores {score.shape}; both must be "
-            f"(samples, {len(geometry.layers)} layers, ranks)"
-        )
-    k = geometry.key_count(threshold)
-    ranks = neuron.shape[2]
-    if k.max() > ranks:
-        raise ValueError(
-            f"threshold {threshold:g} needs k = {k.max()} ranked entries in a layer, but the largest stored k is "
-            f"{ranks}; choose a smaller threshold, or add this one to contributions.thresholds "
-            "so that extraction runs again"
-        )
-    widest = int(k.max())
-    used = np.arange(widest) < k[:, None]
-    sizes, parts = [np.zeros(1, dtype=np.int64)], []
-    for start in range(0, neuron.shape[0], SAMPLES_AT_ONCE):
-        block = slice(start, start + SAMPLES_AT_ONCE)
-        counts, flat = _unique_rows(neuron[block, :, :widest], score[block, :, :widest], used, geometry, start)
-        sizes.append(counts)
-        parts.append(flat)
-    dtype = np.int32 if geometry.neurons <= np.iinfo(np.int32).max else np.int64
-    neurons = np.concatenate(parts) if parts else np.empty(0)
-    return KeySets(np.cumsum(np.concatenate(sizes)), neurons.astype(dtype))
-
-
-def _unique_rows(
-    neuron: np.ndarray, score: np.ndarray, used: np.ndarray, geometry: Geometry, start: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes (samples,) and flat neurons of a block's key sets, after checking the block's used entries."""
-    sizes = np.array([layer.neurons for layer in geometry.layers])
-    present = (neuron >= 0) & used
-    if (bad := (neuron >= sizes[:, None]) | (neuron < -1)).any():
-        s, layer, rank = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"sample {start + s}, layer {geometry.layers[layer].index}, rank {rank}: neuron {neuron[s, layer, rank]} "
-            f"is outside the layer's {sizes[layer]} neurons; the scores belong to another geometry"
-        )
-    falling = ~present[..., 1:] | (present[..., :-1] & (score[..., 1:] <= score[..., :-1]))
-    if (bad := np.isnan(score) & present).any() or (bad := ~falling).any():
-        s, layer, rank = (int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(
-            f"sample {start + s}, layer {geometry.layers[layer].index}, rank {rank}: scores are NaN or not in falling "
-            "order; the store is damaged, extract this task again"
-        )
-    missing = geometry.neurons  # sorts behind every neuron
-    flat = np.where(present, neuron + geometry.layer_offsets[:-1, None], missing).reshape(len(neuron), -1)
-    flat.sort(axis=1)
-    first = flat != missing
-    first[:, 1:] &= flat[:, 1:] != flat[:, :-1]
-    return first.sum(axis=1), flat[first]
 
 
 def routed_tokens(*, tokens: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called with the number of things done, how many there are, and a word about the state."""
+    """Called with the number of things done, how many there are, and a word about the state.
+
+    Work that goes on where an earlier run was reports once before it begins: pace and time left count from there.
+    """
 
     def __call__(self, done: int, total: int, note: str = "") -> None: ...
 

@@ -5,7 +5,7 @@ Order of the result: higher score first, then lower token, then lower neuron.
 
 Sorting all scores would cost more than the forward pass that made them. Two bounds, exact ones, spare nearly all of it:
 no row whose own maximum lies below the K-th highest row maximum of its sample holds one of its K highest entries; and
-the best rows of different experts hold different neurons, so the K-th highest entry among them bounds the K-th neuron.
+a neuron's maximum over some rows is no higher than over all, so the K-th highest of those bounds the K-th neuron.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-LAST = torch.iinfo(torch.int64).max
+BEST_ROWS = 4  # of an expert in a sample, for the bound on neurons: one is looser, more cost more than they spare
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def rank_neurons(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
     """
     best: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for group in groups:
-        index = _best_rows(group)
-        best.setdefault(group.scores.shape[1], []).append((group.scores[index], group.sample[index]))
+        best.setdefault(group.scores.shape[1], []).append(_best_of_experts(group))
     bounds = [
         _kth(torch.cat([scores for scores, _ in parts]), torch.cat([sample for _, sample in parts]), samples, ranks)
         for parts in best.values()
@@ -127,16 +126,16 @@ def _at_least(groups: Sequence[Slots], bound: torch.Tensor) -> Entries:
     return Entries(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _best_rows(group: Slots) -> torch.Tensor:
-    """The first row of the highest maximum of every (sample, expert): int64, their numbers."""
-    if not len(group.sample):
-        return group.sample
-    stride = int(group.first.max()) + 1
+def _best_of_experts(group: Slots) -> tuple[torch.Tensor, torch.Tensor]:
+    """Neuron maxima over the best rows of every (sample, expert): scores (pairs, N) and sample (pairs,)."""
+    stride = int(group.first.max()) + 1 if len(group.first) else 1
     keys, segment = torch.unique(group.sample * stride + group.first, return_inverse=True)
-    highest = group.highest.new_full((len(keys),), -torch.inf).scatter_reduce_(0, segment, group.highest, "amax")
-    number = torch.arange(len(segment), device=segment.device)
-    candidate = torch.where(group.highest == highest[segment], number, LAST)
-    return torch.full_like(keys, LAST).scatter_reduce_(0, segment, candidate, "amin")
+    order = _order((-group.highest, segment))
+    place = _position(segment[order], len(keys))
+    kept, place = order[place < BEST_ROWS], place[place < BEST_ROWS]
+    best = group.scores.new_full((len(keys), BEST_ROWS, group.scores.shape[1]), -torch.inf)
+    best[segment[kept], place] = group.scores[kept]
+    return best.amax(1), keys // stride
 
 
 def _kth(scores: torch.Tensor, sample: torch.Tensor, samples: int, ranks: int) -> torch.Tensor:

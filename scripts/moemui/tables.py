@@ -84,7 +84,7 @@ TASK = _text("task", "the task's name in the config")
 DOMAIN = _text("domain", "the task's domain; `mixed` where its samples have several")
 SETTING = (
     _text("formulation", "projection, glu or activation"),
-    _text("selection", "pairs or neurons"),
+    _text("selection", "pairs, neurons or per_token"),
     Column("threshold", "float64", "share", "η, share of a layer's neurons that are key in a sample"),
 )
 EXPERT_THRESHOLD = Column("expert_threshold", "float64", "share", "η_expert, frequency from which an expert is key")

@@ -70,7 +70,7 @@ def test_batches_order_padding_and_chunks_never_change_a_key_set(family, order, 
             same(alone[number], chunk, place)
 
 
-def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(monkeypatch, capsys):
+def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(monkeypatch, caplog):
     model, alone = plain("olmoe")
     scorer = Scorer(model, OPTIONS)
     decoder = model.get_decoder()
@@ -90,7 +90,7 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(monkeypatch, 
     assert widths[0] == 4  # all with a response
     assert widths[-1] == 1
     assert sorted(done) == [2, 3, 4, 5]  # the empty response counts from the start
-    assert "did not fit into memory; going on with at most" in capsys.readouterr().out
+    assert "did not fit into memory; going on with at most" in caplog.text
     assert scorer.max_batch_tokens < OPTIONS.max_batch_tokens
 
 

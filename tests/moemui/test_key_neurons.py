@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui import key_neurons
+from moemui import selection
 from moemui.geometry import Geometry, Layer
-from moemui.key_neurons import KeySets, Samples, Setting, read, routed_tokens, select, write
+from moemui.key_neurons import KeySets, Samples, Setting, read, routed_tokens, write
+from moemui.selection import joined, select, select_per_token
 
 # Layer 0: 2 routed experts of 4 neurons; layer 2: 1 routed of 4 and 1 shared of 6. 8 + 10 = 18 neurons, 4 experts.
 GEOMETRY = Geometry((Layer(0, 2, 0, 4, 0, 1), Layer(2, 1, 1, 4, 6, 1)))
@@ -63,7 +64,7 @@ def ranked_entries(draw):
 def test_select_matches_a_loop_over_samples_and_layers(entries, threshold, at_once):
     neuron, score = entries
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_neurons, "SAMPLES_AT_ONCE", at_once)
+        patch.setattr(selection, "SAMPLES_AT_ONCE", at_once)
         sets = select(neuron=neuron, score=score, geometry=GEOMETRY, threshold=threshold)
     k = GEOMETRY.key_count(threshold)
     expected = [
@@ -119,6 +120,63 @@ def test_only_used_ranks_are_checked():
     assert select(neuron=entries["neuron"], score=score, geometry=GEOMETRY, threshold=0.3).union().tolist() == [
         1, 5, 10, 11, 17,
     ]  # fmt: skip
+
+
+# Sample 0: layer 0 holds neuron 5 at rank 0, neurons 1 and 3 at rank 1; layer 2 holds neuron 9 at rank 2. Sample 1:
+# nothing. Sample 2: layer 2 holds neuron 0 at rank 0.
+PER_TOKEN = {
+    "neuron": np.array([5, 1, 3, 9, 0], dtype=np.int32),
+    "rank": np.array([0, 1, 1, 2, 0], dtype=np.int32),
+    "counts": np.array([[3, 1], [0, 0], [0, 1]], dtype=np.int32),
+    "geometry": GEOMETRY,
+    "largest": 0.3,
+}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (0.35, [[1, 3, 5, 17], [], [8]]),  # above the stored one, but with the same k
+        (0.3, [[1, 3, 5, 17], [], [8]]),  # k = 2 and 3
+        (0.25, [[1, 3, 5], [], [8]]),  # k = 2 and 2
+        (0.2, [[5], [], [8]]),  # k = 1 and 2
+        (0.001, [[5], [], [8]]),  # k = 1 and 1
+    ],
+)
+def test_per_token_by_hand(threshold, expected):
+    sets = select_per_token(**PER_TOKEN, threshold=threshold)
+    assert as_lists(sets) == expected
+    assert (sets.neurons.dtype, sets.indptr.dtype) == (np.int32, np.int64)
+
+
+def test_per_token_without_samples():
+    nothing = {**PER_TOKEN, "neuron": np.empty(0, int), "rank": np.empty(0, int), "counts": np.empty((0, 2), int)}
+    assert select_per_token(**nothing, threshold=0.3).n_samples == 0
+
+
+def test_parts_of_a_task_join_in_order():
+    sets = select_per_token(**PER_TOKEN, threshold=0.3)
+    both = joined([sets, sets], GEOMETRY)
+    assert as_lists(both) == [*as_lists(sets), *as_lists(sets)]
+    assert (both.neurons.dtype, both.indptr.dtype) == (np.int32, np.int64)
+    assert joined([], GEOMETRY).n_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"threshold": 0.4}, r"threshold 0\.4 is above 0\.3, the largest stored; choose a smaller one, or add"),
+        ({"largest": 0.2}, r"threshold 0\.25 is above 0\.2"),  # one layer's k is the same, the other's is not
+        ({"rank": np.array([0, 1, 1, 2])}, r"5 neurons, 4 ranks and counts of 5 in shape \(3, 2\) do not belong"),
+        ({"counts": np.array([[3, 1, 1]])}, r"counts must be \(samples, 2 layers\)"),
+        ({"neuron": np.array([5, 1, 8, 9, 0])}, "entry 2 holds neuron 8 at rank 1, but its layer 0 has 8 neurons"),
+        ({"neuron": np.array([5, 1, 3, 9, -1])}, "entry 4 holds neuron -1 at rank 0, but its layer 2 has 10 neurons"),
+        ({"rank": np.array([0, -1, 1, 2, 0])}, "entry 1 holds neuron 1 at rank -1, .*; the store is damaged, extract"),
+    ],
+)
+def test_select_per_token_refuses(change, text):
+    with pytest.raises(ValueError, match=text):
+        select_per_token(**{**PER_TOKEN, "threshold": 0.25, **change})
 
 
 def test_masks_and_geometries_that_do_not_fit_are_refused():

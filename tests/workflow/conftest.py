@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "scripts", "config", "envs")
@@ -22,6 +23,16 @@ def copy_project(folder: Path) -> Path:
         else:
             shutil.copy2(source, folder / part)
     return folder
+
+
+def local_models(folder: Path) -> None:
+    """Empty files in the place of the local models that the ready studies in a folder's config/ look for."""
+    for config in (folder / "config").glob("*.yaml"):
+        for model in yaml.safe_load(config.read_text())["models"].values():
+            if "path" in model["source"]:
+                file = folder / model["source"]["path"] / model["source"].get("gguf", "config.json")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
 
 
 def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

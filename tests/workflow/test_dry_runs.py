@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from workflow.conftest import ROOT, copy_project, planned_jobs, snakemake
+import yaml
+from workflow.conftest import ROOT, copy_project, local_models, planned_jobs, snakemake
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return copy_project(tmp_path_factory.mktemp("dry"))
+    folder = copy_project(tmp_path_factory.mktemp("dry"))
+    local_models(folder)
+    return folder
 
 
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
@@ -32,6 +35,23 @@ def test_every_stage_is_a_target_of_its_own_name(project):
     run = snakemake(project, *stages, "-n", "--configfile", "config/smoke.yaml")
     assert run.returncode == 0, run.stdout[-2000:]
     assert sorted(path.stem for path in (ROOT / "rules").glob("*.smk")) == sorted([*stages, "common"])
+
+
+def test_every_shard_is_a_job_and_a_record(project):
+    def planned(shards):
+        config = yaml.safe_load((project / "config/smoke.yaml").read_text())
+        config["contributions"]["shards"] = shards
+        (project / "sharded.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        run = snakemake(project, "-n", "--configfile", "sharded.yaml")
+        assert run.returncode == 0, run.stdout[-2000:]
+        return planned_jobs(run.stdout), run.stdout
+
+    one, _ = planned(1)
+    three, output = planned(3)
+    assert one["contributions_synthetic"] == 6
+    sharded = {f"contributions_synthetic-{number}-of-3": 6 for number in (1, 2, 3)}
+    assert three == {rule: count for rule, count in one.items() if rule != "contributions_synthetic"} | sharded
+    assert "records/smoke-olmoe/step-0/contributions_synthetic-2-of-3.json" in output
 
 
 def test_a_mistake_stops_before_any_job_with_key_value_and_allowed_values(project):

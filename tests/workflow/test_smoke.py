@@ -37,6 +37,8 @@ def test_conservation_and_identity_hold_in_the_run_itself(smoke):
     assert len(qualities) == 6
     assert max(quality["conservation_error"] for quality in qualities) < 1e-4
     assert max(quality["identity_error"] for quality in qualities) == 0
+    assert all(0 < quality["bytes"] <= quality["most_bytes"] for quality in qualities)
+    assert all(quality["resumed_samples"] == 0 for quality in qualities)
 
 
 def test_stores_and_sets_are_complete_and_agree(smoke):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from workflow.conftest import local_models
 
 from _study import SCHEMA, Study, StudyError, load
+from moemui.contributions import Options
+from moemui.store import CHUNK_SAMPLES
 from moemui.training import Recipe
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -36,6 +40,20 @@ def test_thresholds_follow_the_main_one_and_masking_may_be_off():
     assert study["analysis"]["curve_threshold"] == study["masking"]["threshold"] == 0.01
     config["masking"] = {"checkpoints": "none", "threshold": 0.5}
     assert Study(config).masked_checkpoints() == {}
+
+
+def test_shards_and_chunks_are_no_matter_of_scoring():
+    config = copy.deepcopy(VALID)
+    assert Study(config).shards() == {"": 1}
+    config["contributions"] = {"shards": 3, "chunk_samples": 10}
+    assert Study(config).shards() == {"-1-of-3": 1, "-2-of-3": 2, "-3-of-3": 3}
+    assert Study(config).scoring() == Study(VALID).scoring()
+
+
+def test_the_defaults_of_scoring_are_those_of_the_package():
+    scoring = Study(VALID).scoring()
+    assert Options.from_mapping(scoring) == Options()
+    assert Study(VALID)["contributions"]["chunk_samples"] == CHUNK_SAMPLES
 
 
 def test_a_model_on_hold_is_not_run_but_told():
@@ -74,7 +92,10 @@ def test_settings_change_one_thing_at_a_time():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_ready_study_is_valid(path):
+def test_every_ready_study_is_valid(path, tmp_path, monkeypatch):
+    shutil.copytree(CONFIG, tmp_path / "config")
+    local_models(tmp_path)
+    monkeypatch.chdir(tmp_path)
     study = load(path)
     assert study.models
     assert study.suites
@@ -98,6 +119,9 @@ def change(path, value):
         (("contributions", "alignment"), "last", r"contributions.alignment: found 'last'; allowed are \['next_token'"),
         (("contributions", "formulations"), ["glu"], r"analysis.formulation: found 'projection'; contributions stores"),
         (("analysis", "threshold"), 0.01, r"analysis.threshold: found 0.01; contributions stores"),
+        (("contributions", "selections"), ["pair"], r"selections.0: found 'pair'; allowed are .*'per_token'"),
+        (("contributions", "shards"), 0, r"contributions.shards: found 0; allowed is .*'minimum': 1"),
+        (("contributions", "chunk_samples"), 0, r"contributions.chunk_samples: found 0; allowed is .*'minimum': 1"),
         (("study",), "a/b", r"study: found 'a/b'; allowed is letters, digits"),
         (("study",), "../x", r"study: found '../x'"),
         (("tasks", "t"), {"domain": "d"}, r"tasks.t: found \{'domain': 'd'\}; allowed is exactly one of"),
