@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/extraction.py
 
-An OLMoE-like model with random weights reads 16 responses of 128 tokens. Ratios are of times taken in turns in one
-run on one thread, the median over rounds; the last lines are for machines to read. Peak memory is that of fresh
-processes.
+An OLMoE-like model with random weights reads 16 responses of 128 tokens, but where a line says otherwise. Ratios are of
+times taken in turns in one run on one thread, the median over rounds; the last lines are for machines to read. Peak
+memory is that of fresh processes.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from moemui.ranking import Slots
 ROUNDS = 5
 DEFAULT = Options(formulations=("projection",), selections=("pairs",))
 ALL = Options()
+SHORT_PROMPT = (16, 1, 128)  # responses, tokens of a prompt, of a response
+LONG_PROMPT = (2, 1500, 20)
 
 
 def main() -> None:
@@ -42,6 +44,7 @@ def main() -> None:
     tokens = sum(len(sample.response) for sample in samples)
     times = in_turns({
         "plain": lambda: plain(model, samples),
+        "headless": lambda: plain(model.get_decoder(), samples),
         **{name: lambda scorer=scorer: scorer.score(samples) for name, scorer in scorers.items()},
     })  # fmt: skip
     print(
@@ -49,6 +52,10 @@ def main() -> None:
     )
     for name in scorers:
         print(f"extraction, {name}: {times[name]:.2f} s, {tokens / times[name]:.0f} response tokens/s")
+    print(
+        f"over the plain pass without the head, {times['headless']:.2f} s: "
+        f"default {times['default'] / times['headless']:.2f}, all {times['all'] / times['headless']:.2f}"
+    )
 
     mixed = responses(16, 64, 64, 8192)
     mix = in_turns({
@@ -61,15 +68,29 @@ def main() -> None:
     for name, scorer in scorers.items():
         print(f"stored, {name}: {stored_bytes(scorer, samples) / tokens:.0f} bytes a response token")
 
-    full, ours = full_vocabulary()
-    print(f"vocabulary of 50,000: full product {full:.1f} s, extraction {ours:.2f} s, equal key neurons")
-    memory = {name: peak_mb(name) for name in ("plain", "default", "all")}
-    print("peak memory in MB: " + ", ".join(f"{name} {value:.0f}" for name, value in memory.items()))
+    ratios = []
+    for few in (responses(2, 1, 64, 50_000), responses(16, 1, 128, 50_000)):
+        full, ours = full_vocabulary(few)
+        ratios.append(full / ours)
+        print(
+            f"vocabulary of 50,000, 4 layers, {len(few)} responses of {len(few[0].response)} tokens: full product "
+            f"{full:.1f} s, extraction {ours:.3f} s, {ratios[-1]:.0f} times, equal key neurons"
+        )
+    memory = {name: peak_mb(name, SHORT_PROMPT) for name in ("plain", "default", "all")}
+    print("peak memory in MB: " + in_words(memory))
+    print("peak memory in MB, 2 prompts of 1,500 tokens with responses of 20: " + in_words({
+        name: peak_mb(name, LONG_PROMPT) for name in ("plain", "default", "all")
+    }))  # fmt: skip
 
     print(f"over_forward_default {times['default'] / times['plain']:.3f}")
     print(f"over_forward_all {times['all'] / times['plain']:.3f}")
-    print(f"over_full_vocabulary {full / ours:.0f}")
+    print(f"over_full_vocabulary {ratios[0]:.0f}")
     print(f"extra_peak_mb {max(memory['default'], memory['all']) - memory['plain']:.0f}")
+
+
+def in_words(memory: dict[str, float]) -> str:
+    """One figure after the other."""
+    return ", ".join(f"{name} {value:.0f}" for name, value in memory.items())
 
 
 def build(*, vocabulary: int, layers: int) -> nn.Module:
@@ -118,17 +139,15 @@ def stored_bytes(scorer: Scorer, samples: list[Sample]) -> int:
         return extraction.extract(scorer, records, Path(folder) / "contributions.zarr", attributes={}).bytes
 
 
-def full_vocabulary() -> tuple[float, float]:
-    """Seconds of W_down · W_head for the whole vocabulary and rows picked from it, and of extraction, for 128 tokens.
+def full_vocabulary(samples: list[Sample]) -> tuple[float, float]:
+    """Seconds of W_down · W_head for the whole vocabulary and rows picked from it, and of extraction (a median).
 
-    Raises AssertionError where their key neurons differ.
+    Prompts are of one token and responses of one length. Raises AssertionError where their key neurons differ.
     """
-    model, samples = build(vocabulary=50_000, layers=4), responses(2, 1, 64, 50_000)
+    model, length = build(vocabulary=50_000, layers=4), len(samples[0].response)
     scorer = Scorer(model, DEFAULT)
-    scorer.score(samples)
-    start = time.perf_counter()
+    ours = in_turns({"ours": lambda: scorer.score(samples)})["ours"]
     chunk = scorer.score(samples)
-    ours = time.perf_counter() - start
     targets = torch.tensor([sample.response for sample in samples]).reshape(-1)
     ranked = []
 
@@ -143,9 +162,10 @@ def full_vocabulary() -> tuple[float, float]:
                 of_expert = span.expert == expert
                 pull[of_expert] = every_token[targets[span.token[of_expert]]]
             scores = span.activation * span.weight[:, None] * pull
-            sample, token = span.token // 64, span.token % 64
+            sample, token = span.token // length, span.token % length
             groups.append(Slots(scores, scores.amax(1), sample, token, span.expert * 256))
-        ranked.append(ranking.to_arrays(ranking.rank_pairs(groups, 2, scorer.ranks), 2, scorer.ranks)[0])
+        entries = ranking.rank_pairs(groups, len(samples), scorer.ranks)
+        ranked.append(ranking.to_arrays(entries, len(samples), scorer.ranks)[0])
 
     start = time.perf_counter()
     ids = torch.tensor([[*sample.prompt, *sample.response[:-1]] for sample in samples])
@@ -159,16 +179,16 @@ def full_vocabulary() -> tuple[float, float]:
     return full, ours
 
 
-def peak_mb(what: str) -> float:
+def peak_mb(what: str, shape: tuple[int, int, int]) -> float:
     """Peak memory of a fresh process while it does the work twice, the loaded model included (Linux)."""
-    command = [sys.executable, __file__, "--peak", what]
+    command = [sys.executable, __file__, "--peak", what, *map(str, shape)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def work_alone(what: str) -> None:
+def work_alone(what: str, shape: tuple[int, int, int]) -> None:
     """What `peak_mb` runs."""
     torch.set_num_threads(1)
-    model, samples = build(vocabulary=8192, layers=8), responses(16, 1, 128, 8192)
+    model, samples = build(vocabulary=8192, layers=8), responses(*shape, 8192)
     scorers = {"default": Scorer(model, DEFAULT), "all": Scorer(model, ALL)}
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
     for _ in range(2):
@@ -182,6 +202,7 @@ def work_alone(what: str) -> None:
 
 if __name__ == "__main__":
     if "--peak" in sys.argv:
-        work_alone(sys.argv[-1])
+        what, count, prompt, response = sys.argv[-4:]
+        work_alone(what, (int(count), int(prompt), int(response)))
     else:
         main()

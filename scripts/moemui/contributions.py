@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from moemui import families, scoring
-from moemui.capture import Tap
+from moemui.capture import Tap, experts_implementation
 from moemui.chunk_scores import ChunkScores
 from moemui.families import Foreign
 from moemui.geometry import Geometry
@@ -61,12 +61,16 @@ class Options:
             ("head", (self.head,), ("raw", "final_norm")),
             ("eos", (self.eos,), ("exclude", "include")),
         ):
+            if len(set(found)) < len(found):
+                raise ValueError(f"{name} is {list(found)}; each is named once")
             if not found or (unknown := [value for value in found if value not in allowed]):
                 raise ValueError(
                     f"{name} is {list(found)}; allowed are {list(allowed)}" + (f", not {unknown}" if found else "")
                 )
         if not 0 < self.largest_threshold <= 1:
             raise ValueError(f"largest_threshold is {self.largest_threshold}; it is a share, above 0 and at most 1")
+        if self.max_batch_tokens < 1:
+            raise ValueError(f"max_batch_tokens is {self.max_batch_tokens}; it is 1 or more")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Options:
@@ -106,7 +110,13 @@ class Scorer:
         self.geometry = families.geometry(self.sites)
         self.head = families.unembedding(model, options.head)
         self.ranks = options.ranks(self.geometry)
-        self.tolerance = TOLERANCE.get(self.head.dtype, TOLERANCE[torch.bfloat16])
+        if self.head.is_meta:
+            raise families.UnsupportedModelError(
+                "the output embedding is not in memory (offloaded to CPU or disk); give the model more memory or more "
+                "devices"
+            )
+        self.dtypes = {self.head.dtype, *(site.dtype for site in self.sites)}
+        self.tolerance = max(TOLERANCE[dtype] for dtype in self.dtypes)
         self.context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
         self.device = model.get_input_embeddings().weight.device
         self.max_batch_tokens = options.max_batch_tokens
@@ -131,7 +141,11 @@ class Scorer:
                 f"sample {sample.id} has {len(sample.prompt)} prompt and {len(response)} response tokens, but the "
                 f"model's context holds {self.context}; shorten or leave out the sample"
             )
-        highest = max((*sample.prompt, *response))
+        lowest, highest = min((*sample.prompt, *response)), max((*sample.prompt, *response))
+        if lowest < 0:
+            raise ValueError(
+                f"sample {sample.id} holds token {lowest}; tokens count from 0, so make its responses again"
+            )
         if highest >= len(self.head):
             raise ValueError(
                 f"sample {sample.id} holds token {highest}, but the head has {len(self.head)} rows; "
@@ -160,27 +174,33 @@ class Scorer:
         waiting = list(batches(lengths, [bool(r) for r in responses], self.max_batch_tokens))[::-1]
         while waiting:
             batch = waiting.pop()
-            try:
-                scores = self._forward([samples[i] for i in batch], [responses[i] for i in batch])
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if len(batch) == 1 or not _ran_out_of_memory(error):
-                    raise
+            scores = self._fitting([samples[i] for i in batch], [responses[i] for i in batch])
+            if scores is None:
                 self.max_batch_tokens = max(1, max(lengths[i] for i in batch) * (len(batch) // 2))
                 log.warning(
                     "a batch of %d samples did not fit into memory; going on with at most %d tokens a batch",
                     len(batch),
                     self.max_batch_tokens,
                 )
-                left = [i for part in [batch, *waiting] for i in part]
-                waiting = list(batches(lengths, [i in set(left) for i in range(len(samples))], self.max_batch_tokens))
-                waiting.reverse()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                left = {i for part in [batch, *waiting] for i in part}
+                waiting = list(batches(lengths, [i in left for i in range(len(samples))], self.max_batch_tokens))[::-1]
                 continue
             chunk.put(batch, scores)
             done += len(batch)
             progress(done)
         return chunk
+
+    def _fitting(self, samples: Sequence[Sample], responses: Sequence[Sequence[int]]) -> ChunkScores | None:
+        """As `_forward`; None where memory ran out for more than one sample."""
+        try:
+            return self._forward(samples, responses)
+        except (MemoryError, RuntimeError) as error:
+            if len(samples) == 1 or not _ran_out_of_memory(error):
+                raise
+        # After the block, since the error holds on to what the pass had made.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
     def _empty(self, response_tokens: Sequence[int]) -> ChunkScores:
         options = self.options
@@ -221,14 +241,14 @@ class Scorer:
         if self.padding_side == "left":
             # On the right side nothing precedes a sample, so the model's own positions are right.
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
-        with Tap(self.model, self.sites, observer=batch.observe):
+        with Tap(self.model, self.sites, observer=batch.observe, wanted=at.row_of >= 0):
             self.model.get_decoder()(**inputs, use_cache=False)
         return batch.finished()
 
     @property
     def identity_tolerance(self) -> float:
         """Largest identity error that passes: the tap computes what `grouped_mm` computes, so one rounding step."""
-        return max(1e-6, torch.finfo(self.head.dtype).eps)
+        return max(1e-6, *(torch.finfo(dtype).eps for dtype in self.dtypes))
 
     @torch.no_grad()
     def identity_error(self, sample: Sample) -> float:
@@ -240,15 +260,8 @@ class Scorer:
         keep = {}
         if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
             keep = {"logits_to_keep": IDENTITY_POSITIONS}
-        before = getattr(self.model.config, "_experts_implementation", None)
-        routed = any(site.experts is not None for site in self.sites)
-        try:
-            if routed:
-                self.model.set_experts_implementation("grouped_mm")
+        with experts_implementation(self.sites, "grouped_mm"):
             plain = self.model(input_ids=ids, use_cache=False, **keep).logits.float()
-        finally:
-            if routed:
-                self.model.set_experts_implementation(before)
         with Tap(self.model, self.sites, observer=lambda position, passed: None):
             tapped = self.model(input_ids=ids, use_cache=False, **keep).logits.float()
         return float((tapped - plain).abs().max() / plain.abs().max().clamp_min(1e-30))
@@ -270,5 +283,6 @@ def batches(lengths: Sequence[int], wanted: Sequence[bool], max_tokens: int) -> 
 
 
 def _ran_out_of_memory(error: Exception) -> bool:
-    # The CPU's allocator raises a plain RuntimeError.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "not enough memory" in str(error)
+    # The CPU's allocator and CUDA's libraries raise a plain RuntimeError.
+    words = ("not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(word in str(error) for word in words)

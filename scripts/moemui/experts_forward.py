@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -33,7 +34,7 @@ class Down(Protocol):
 
 @dataclass(frozen=True)
 class RoutedSpan:
-    """Slots of some experts, ordered by expert.
+    """Slots of some experts, ordered by expert; those that count: of a weight that is not 0, of a token that is wanted.
 
     token, expert: int64 (slots,), `token` counting through the flattened batch; weight: the router's, float32 (slots,).
     activation: act(x W_gate); intermediate: what is multiplied with W_down; both (slots, N).
@@ -56,13 +57,15 @@ RoutedPass = tuple[RoutedSpan, ...]
 class TappedExperts:
     """What the tap wants of one set of experts.
 
-    keep: (E_r, N), 1 keeps a neuron and 0 masks it; None masks none. probe: see `up_probe`.
+    keep: (E_r, N), 1 keeps a neuron and 0 masks it; None masks none. probe: see `up_probe`. wanted: bool (tokens,), of
+    which tokens spans are kept; None keeps all.
     passed: gets the spans and the experts' output, and returns the output to go on with; None observes nothing, and
     then no activations are kept.
     """
 
     keep: torch.Tensor | None
     probe: UpProbe | None
+    wanted: torch.Tensor | None
     passed: Callable[[RoutedPass, torch.Tensor], torch.Tensor] | None
     seen: Callable[[], None]
 
@@ -70,17 +73,10 @@ class TappedExperts:
 _TAPPED: dict[Foreign, TappedExperts] = {}
 
 
-def tap(experts: Foreign, tapped: TappedExperts) -> None:
-    """Have `forward` serve these experts; RuntimeError where they are tapped already."""
-    if experts in _TAPPED:
-        raise RuntimeError(f"{type(experts).__name__} is already tapped; leave the outer Tap first")
+def tap(experts: Foreign, tapped: TappedExperts) -> Callable[[], object]:
+    """Have `forward` serve these experts; returns what undoes it."""
     _TAPPED[experts] = tapped
-
-
-def release(experts: Foreign, tapped: TappedExperts | None) -> None:
-    """The inverse of `tap`; does nothing where other hands tapped these experts."""
-    if tapped is not None and _TAPPED.get(experts) is tapped:
-        del _TAPPED[experts]
+    return partial(_TAPPED.pop, experts)
 
 
 def up_probe(experts: Foreign, name: str) -> UpProbe | None:
@@ -91,9 +87,10 @@ def up_probe(experts: Foreign, name: str) -> UpProbe | None:
     if not experts.has_gate or (type(experts)._apply_gate is _default_apply_gate and experts.is_concatenated):
         return None
 
-    def at(gate: float, up: float) -> float:
-        probe = torch.full((1, 8), gate, dtype=torch.float32, device=experts.down_proj.device)
+    def at(gate: float, up: float, others: float | None = None) -> float:
+        probe = torch.full((1, 8), gate if others is None else others, device=experts.down_proj.device).float()
         _up_part(experts, probe).fill_(up)
+        probe[0, 0] = gate  # in either layout the first number is the first neuron's gate
         return float(experts._apply_gate(probe)[0, 0])
 
     return probe_up(f"{name} ({type(experts).__name__})", at)
@@ -121,14 +118,39 @@ def forward(
         for first, last, slots, ends in _spans(self, all_experts):
             expert, place = all_experts[slots], order[slots]
             token, weight = place // top_k, weights[place]
-            output, activation, intermediate = _outputs(
-                self, tapped, hidden_states[token], expert, _Group(self, first, last, ends)
-            )
+            group = _Group(self, first, last, ends)
+            output, gate_up, activation, intermediate = _outputs(self, tapped, hidden_states[token], expert, group)
             norm = None
             if self.has_post_expert_norm:
                 normed = self.post_expert_norm(output)
                 norm = None if tapped.passed is None else frozen_norm(self.post_expert_norm, output, normed)
                 output = normed
+            if tapped.passed is not None:
+                used = weight != 0 if tapped.wanted is None else (weight != 0) & tapped.wanted.to(token.device)[token]
+                kept = used.nonzero()[:, 0]
+
+                def rows(values: torch.Tensor, kept: torch.Tensor = kept) -> torch.Tensor:
+                    return values if len(kept) == len(values) else values[kept]
+
+                if activation is None:
+                    assert tapped.probe is not None
+                    alone = rows(gate_up)
+                    _up_part(self, alone).fill_(tapped.probe.up)  # gate_up has done its work
+                    activation = tapped.probe.activation(self._apply_gate(alone))
+                else:
+                    activation = rows(activation)
+                if len(kept):
+                    passed.append(
+                        RoutedSpan(
+                            rows(token),
+                            rows(expert),
+                            rows(weight).float(),
+                            activation,
+                            rows(intermediate),
+                            group,
+                            None if norm is None else rows(norm),
+                        )
+                    )
             if output.dtype == weight.dtype:
                 output.mul_(weight.unsqueeze(-1))
             else:
@@ -136,9 +158,6 @@ def forward(
             if weighted is None:
                 weighted = output.new_empty(tokens * top_k, output.shape[-1])
             weighted[place] = output
-            if tapped.passed is not None:
-                down = _Group(self, first, last, ends)
-                passed.append(RoutedSpan(token, expert, weight.float(), activation, intermediate, down, norm))
         if weighted is None:
             weighted = hidden_states.new_zeros(0, hidden_states.shape[-1])
         total = weighted.view(tokens, top_k, -1).sum(dim=1).to(hidden_states.dtype)
@@ -214,25 +233,22 @@ def _ends(expert: torch.Tensor, first: int, last: int) -> torch.Tensor:
 
 def _outputs(
     experts: Foreign, tapped: TappedExperts, states: torch.Tensor, expert: torch.Tensor, group: _Group
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Output (slots, H), act(x W_gate) and what is multiplied with W_down (slots, N)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Output (slots, H), gate_up (slots, 2N), and (slots, N): act(x W_gate) where it comes about, W_down's input."""
     if not experts.has_gate:
-        activation = intermediate = experts.act_fn(group.linear(states, "up_proj", expert))
+        gate_up = group.linear(states, "up_proj", expert)
+        activation = intermediate = experts.act_fn(gate_up)
     else:
         gate_up = group.linear(states, "gate_up_proj", expert)
-        if tapped.passed is None:
-            activation = intermediate = experts._apply_gate(gate_up)
-        elif tapped.probe is None:
+        if tapped.passed is not None and tapped.probe is None:
             gate, up = gate_up.chunk(2, dim=-1)
             activation = experts.act_fn(gate)
             intermediate = activation * up
         else:
-            intermediate = experts._apply_gate(gate_up)
-            _up_part(experts, gate_up).fill_(tapped.probe.up)
-            activation = tapped.probe.activation(experts._apply_gate(gate_up))
+            activation, intermediate = None, experts._apply_gate(gate_up)
     if tapped.keep is not None:
         intermediate = intermediate * tapped.keep.to(intermediate)[expert]
-    return group.linear(intermediate, "down_proj", expert), activation, intermediate
+    return group.linear(intermediate, "down_proj", expert), gate_up, activation, intermediate
 
 
 def _up_part(experts: Foreign, gate_up: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,12 @@ from moemui.mlps import MLP, SUPPORTED, Foreign, UnsupportedModelError
 __all__ = ["Foreign", "SharedStack", "Site", "UnsupportedModelError", "end_tokens", "geometry", "sites", "unembedding"]
 
 SHARED_NAMES = ("shared_experts", "shared_expert", "shared_mlp")
-BLOCK_NAMES = ("mlp", "feed_forward", "mixer", "block_sparse_moe", "moe", "shared_mlp")
+BLOCK_NAMES = ("mlp", "feed_forward", "ffn", "mixer", "block_sparse_moe", "moe", "shared_mlp")
+# What a layer that has no MLP may consist of, by parts of its children's names.
+NO_MLP = ("attn", "attention", "norm", "mamba", "mixer", "conv", "ssm", "dropout", "router", "gate")
 OTHER_MODALITIES = ("vision", "visual", "audio")
+# Gemma 4 has no block: experts and MLP lie on the layer, each behind a norm of its own, and their sum is formed after.
+BRANCH_NORMS = {"experts": "post_feedforward_layernorm_2", "mlp": "post_feedforward_layernorm_1"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,7 @@ class Site:
     """The modules of one MoE layer (or one dense MLP).
 
     roots: the modules whose outputs add up to MoE_l, where conservation is checked; one, unless the shared experts lie
-        outside the routed experts' block.
+        outside the routed experts' block. regions: the modules that hold everything from the experts to the roots.
     experts: the routed experts in transformers' dispatch, or None.
     listed: the routed experts of a model that keeps one module for each; empty otherwise. router: returns their indices
         and weights.
@@ -50,10 +54,22 @@ class Site:
     name: str
     layer: Layer
     roots: tuple[Foreign, ...]
+    regions: tuple[Foreign, ...]
     experts: Foreign | None = None
     listed: tuple[MLP, ...] = ()
     router: Foreign | None = None
     shared: MLP | SharedStack | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the down projections' weights."""
+        if self.experts is not None:
+            found: torch.dtype = self.experts.down_proj.dtype
+            return found
+        mlp = self.listed[0] if self.listed else self.shared
+        assert isinstance(mlp, MLP)
+        weight: torch.Tensor = mlp.part("down").weight
+        return weight.dtype
 
 
 def is_dispatched(module: nn.Module) -> bool:
@@ -68,17 +84,29 @@ def sites(model: Foreign) -> list[Site]:
     Raises UnsupportedModelError, with the module and the reason, for any other structure.
     """
     prefix, layers = decoder_layers(model)
-    found = [
-        site
-        for index, layer in enumerate(layers)
-        if (site := _moe_site(f"{prefix}.{index}", index, layer) or _listed_site(f"{prefix}.{index}", index, layer))
-    ]
-    if found:
-        return found
-    dense = [site for index, layer in enumerate(layers) if (site := _dense_site(f"{prefix}.{index}", index, layer))]
-    if not dense:
+    named = [(f"{prefix}.{index}", index, layer) for index, layer in enumerate(layers)]
+    found = [_moe_site(*layer) or _listed_site(*layer) for layer in named]
+    if any(found):
+        for site, (name, _, layer) in zip(found, named, strict=True):
+            if site is None:
+                _refuse_other_experts(
+                    name, layer
+                )  # a dense layer between is none of MUI's; experts of another kind are
+    else:
+        found = [_dense_site(*layer) for layer in named]
+    sites = [site for site in found if site is not None]
+    if not sites:
         raise UnsupportedModelError(f"{type(model).__name__} has neither experts nor MLPs in its layers; {SUPPORTED}")
-    return dense
+    seen: dict[nn.Module, str] = {}
+    for site in sites:
+        for root in site.roots:
+            if root in seen:
+                raise UnsupportedModelError(
+                    f"{site.name} is the same module as {seen[root]}, so its neurons work in several layers and have "
+                    "no place of their own; this model can't be measured"
+                )
+            seen[root] = site.name
+    return sites
 
 
 def geometry(model_sites: list[Site]) -> Geometry:
@@ -100,7 +128,10 @@ def decoder_layers(model: Foreign) -> tuple[str, nn.ModuleList]:
         name = names.get(module, "layers")
         if isinstance(module, nn.ModuleList) and len(module) == depth and name.rsplit(".", 1)[-1] in ("layers", "h"):
             return name, module
-    raise UnsupportedModelError(f"{type(model).__name__} has no list of {depth} decoder layers; {SUPPORTED}")
+    lists = {n: len(m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    raise UnsupportedModelError(
+        f"{type(model).__name__} has no list of {depth} decoder layers called layers or h, but {lists}; {SUPPORTED}"
+    )
 
 
 def unembedding(model: Foreign, head: str = "raw") -> torch.Tensor:
@@ -119,9 +150,13 @@ def unembedding(model: Foreign, head: str = "raw") -> torch.Tensor:
         return rows
     if head != "final_norm":
         raise ValueError(f"head is {head!r}; allowed are 'raw' and 'final_norm'")
-    norm = getattr(model.get_decoder(), "norm", None)
-    if norm is None:
-        raise UnsupportedModelError(f"{type(model).__name__} has no final norm to fold; use head: raw")
+    norms = [m for n, m in model.get_decoder().named_children() if "Norm" in type(m).__name__ and "embed" not in n]
+    if len(norms) != 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has {len(norms)} norms beside its layers, so which is the final one can't be "
+            "told; use head: raw"
+        )
+    norm = norms[0]
     scale = norm_weight(norm, rows.shape[1], rows.dtype, rows.device)
     if scale is None:
         raise UnsupportedModelError(f"the final norm {type(norm).__name__} is no plain scaling; use head: raw")
@@ -133,9 +168,10 @@ def norm_weight(norm: Foreign, width: int, dtype: torch.dtype, device: torch.dev
     # A vector of ones has root mean square 1, so an RMS norm maps it to its own effective weight, 1 + w included.
     ones = torch.ones(width, dtype=dtype, device=device)
     with torch.no_grad():
-        scale = type(norm).forward(norm, ones).float()
-        twice = type(norm).forward(norm, 2 * ones).float()
-    return scale if torch.allclose(twice, scale, rtol=1e-2) and scale.abs().sum() > 0 else None
+        scale, twice, minus = (type(norm).forward(norm, factor * ones).float() for factor in (1, 2, -1))
+    # A layer norm maps ones to its bias, whatever their sign.
+    same = torch.allclose(twice, scale, rtol=1e-2) and torch.allclose(minus, -scale, rtol=1e-2)
+    return scale if same and scale.abs().sum() > 0 else None
 
 
 def end_tokens(model: Foreign, tokenizer: Any) -> list[int]:
@@ -163,7 +199,7 @@ def _moe_site(name: str, index: int, layer: nn.Module) -> Site | None:
         )
     for weight in ("down_proj", "gate_up_proj" if routed.has_gate else "up_proj"):
         tensor = getattr(routed, weight)
-        if not torch.is_tensor(tensor) or not tensor.is_floating_point() or tensor.dim() != 3:
+        if not torch.is_tensor(tensor) or tensor.dtype not in mlps.READABLE or tensor.dim() != 3:
             raise UnsupportedModelError(
                 f"{name}.{where}.{weight} is quantised ({getattr(tensor, 'dtype', type(tensor).__name__)}), so its "
                 f"neurons can't be read; load the model dequantised; {SUPPORTED}"
@@ -183,8 +219,11 @@ def _moe_site(name: str, index: int, layer: nn.Module) -> Site | None:
         shared_width=shared_width,
         top_k=_top_k(layer.get_submodule(root_names[0]), layer, routed.config),
     )
-    roots = tuple(layer.get_submodule(root) for root in root_names)
-    return Site(f"{name}.{root_names[0]}", found, roots, experts=routed, shared=shared)
+    roots = regions = tuple(layer.get_submodule(root) for root in root_names)
+    norms = tuple(n for root in root_names if (n := layer._modules.get(BRANCH_NORMS.get(root, ""))) is not None)
+    if len(norms) == len(roots):
+        roots, regions = norms, (layer,)
+    return Site(f"{name}.{root_names[0]}", found, roots, regions, experts=routed, shared=shared)
 
 
 def _listed_site(name: str, index: int, layer: nn.Module) -> Site | None:
@@ -208,7 +247,7 @@ def _listed_site(name: str, index: int, layer: nn.Module) -> Site | None:
         width = widths.pop()
         count, shared_width = _split(shared, width)
         found = Layer(index, len(listed), count, width, shared_width, _top_k(block, layer, _config(block)))
-        return Site(f"{name}.{where}", found, (block,), listed=listed, router=routers[0], shared=shared)
+        return Site(f"{name}.{where}", found, (block,), (block,), listed=listed, router=routers[0], shared=shared)
     return None
 
 
@@ -217,15 +256,29 @@ def _dense_site(name: str, index: int, layer: nn.Module) -> Site | None:
         block = layer._modules.get(child)
         if block is None or (child == "mixer" and "up_proj" not in block._modules):
             continue  # a mixer without an MLP's maps is attention or a state-space model
-        strange = [n for n, _ in block.named_modules() if "expert" in n or "router" in n]
-        if strange:
-            raise UnsupportedModelError(
-                f"{name}.{child} ({type(block).__name__}) has {strange[0]} outside the dispatch; {SUPPORTED}"
-            )
+        _refuse_other_experts(f"{name}.{child}", block)
         mlp = mlps.describe(f"{name}.{child}", block)
         dense = Layer(index=index, routed=0, shared=1, width=0, shared_width=mlp.width, top_k=0)
-        return Site(mlp.name, dense, (block,), shared=mlp)
+        return Site(mlp.name, dense, (block,), (block,), shared=mlp)
+    unknown = {
+        child: part
+        for child, part in layer.named_children()
+        if not any(word in child for word in NO_MLP) and any(p.dim() == 2 for p in part.parameters())
+    }
+    if unknown:
+        raise UnsupportedModelError(
+            f"{name} ({type(layer).__name__}) has no MLP of its own module, but {', '.join(unknown)}, whose neurons "
+            f"can't be told; {SUPPORTED}"
+        )
     return None
+
+
+def _refuse_other_experts(name: str, module: nn.Module) -> None:
+    strange = [n for n, _ in module.named_modules() if "expert" in n or "router" in n]
+    if strange:
+        raise UnsupportedModelError(
+            f"{name} ({type(module).__name__}) has {strange[0]} outside the dispatch; {SUPPORTED}"
+        )
 
 
 def _shared_name(layer: nn.Module, experts: str) -> str | None:
@@ -244,7 +297,7 @@ def _shared_name(layer: nn.Module, experts: str) -> str | None:
 
 def _shared(name: str, module: Foreign) -> MLP | SharedStack:
     down = getattr(module, "down_proj", None)
-    if isinstance(down, nn.Parameter) and down.dim() == 3 and down.is_floating_point():
+    if isinstance(down, nn.Parameter) and down.dim() == 3 and down.dtype in mlps.READABLE:
         return SharedStack(name, module)
     return mlps.describe(name, module)
 

@@ -11,13 +11,15 @@ from moemui.experts_forward import RoutedPass
 
 @dataclass(frozen=True)
 class SharedPass:
-    """What went through a layer's shared experts.
+    """What went through a layer's shared experts, for the tokens that are wanted.
 
-    activation: act(x W_gate); intermediate: what is multiplied with W_down; both (tokens, neurons).
-    weight: the factor G_s that intermediate does not hold yet, (tokens, E_s), or None where the block applies it later.
+    token: their places in the flattened batch, int64 (rows,), ascending; None for all of them.
+    activation: act(x W_gate); intermediate: what is multiplied with W_down; both (rows, neurons).
+    weight: the factor G_s that intermediate does not hold yet, (rows, E_s), or None where the block applies it later.
     down: (neurons, H); bias: (H,) or None.
     """
 
+    token: torch.Tensor | None
     activation: torch.Tensor
     intermediate: torch.Tensor
     weight: torch.Tensor | None
@@ -31,11 +33,13 @@ class Pulled:
 
     Where nothing lies between, they are the vectors that were given. bias: (tokens,), the vectors times what linear
     maps in between add of their own, which belongs to no neuron; None where they add nothing.
+    mixed: "routed" or "shared" where a norm or a linear map lies between; what only scales belongs to G.
     """
 
     routed: torch.Tensor
     shared: torch.Tensor
     bias: torch.Tensor | None
+    mixed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class LayerPass:
     _outputs: tuple[torch.Tensor, ...]
     _leaves: dict[str, torch.Tensor]
     _biases: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    _mixed: frozenset[str]
 
     def pull(self, vectors: torch.Tensor) -> Pulled:
         """Pull vectors (tokens, H) back through whatever lies between the experts and MoE_l; works once a pass."""
@@ -66,4 +71,4 @@ class LayerPass:
             if grad is not None
         ]
         bias = torch.stack(terms).sum(0) if terms else None
-        return Pulled(pulled.get("routed", vectors), pulled.get("shared", vectors), bias)
+        return Pulled(pulled.get("routed", vectors), pulled.get("shared", vectors), bias, self._mixed)

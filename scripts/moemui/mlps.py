@@ -22,8 +22,11 @@ OTHERS = (
     ("input_linear", "output_linear"),
     ("up_proj", "down_proj"),
     ("fc1", "fc2"),
+    ("fc_in", "fc_out"),
+    ("c_fc", "c_proj"),
     ("dense_h_to_4h", "dense_4h_to_h"),
 )
+READABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # a float8 needs scales that lie elsewhere
 SUPPORTED = (
     "supported are MoE blocks that run through transformers' experts dispatch or keep one MLP a module, with shared "
     "experts or without, and dense MLPs, whose projections are plain linear maps"
@@ -116,8 +119,10 @@ def up_probe(mlp: MLP) -> UpProbe | None:
     if mlp.gate is None:
         return None
 
-    def at(gate: float, up: float) -> float:
-        gates, ups = (torch.full((1, mlp.width), value, device=mlp.part("down").weight.device) for value in (gate, up))
+    def at(gate: float, up: float, others: float | None = None) -> float:
+        device = mlp.part("down").weight.device
+        gates, ups = (torch.full((1, mlp.width), v, dtype=torch.float32, device=device) for v in (gate, up))
+        gates[:, 1:] = gate if others is None else others
         both = torch.cat([gates, ups], dim=-1)
         return float(between(mlp, both, both)[0, 0] if mlp.fused else between(mlp, gates, ups)[0, 0])
 
@@ -127,7 +132,7 @@ def up_probe(mlp: MLP) -> UpProbe | None:
 def check_linear(name: str, part: Foreign) -> None:
     """Refuse a projection whose weights can't be read as they are used."""
     weight = getattr(part, "weight", None)
-    if not isinstance(part, nn.Linear) or not torch.is_tensor(weight) or not weight.is_floating_point():
+    if not isinstance(part, nn.Linear) or not torch.is_tensor(weight) or weight.dtype not in READABLE:
         dtype = f" of {weight.dtype}" if torch.is_tensor(weight) else ""
         raise UnsupportedModelError(
             f"{name} is a {type(part).__name__}{dtype}, so its weights can't be read as they are used; load the model "
@@ -135,22 +140,24 @@ def check_linear(name: str, part: Foreign) -> None:
         )
 
 
-def probe_up(name: str, at: Callable[[float, float], float]) -> UpProbe:
-    """How to get act(gate) out of at(gate, up) = act(gate) · b(up), one neuron's intermediate activation.
+def probe_up(name: str, at: Callable[..., float]) -> UpProbe:
+    """How to get act(gate) out of one neuron's intermediate activation, act(gate) · b(up).
 
-    b grows like up around 0, which tells it from act: up in SwiGLU, up + 1 in GPT-OSS, either clamped or capped. Raises
-    UnsupportedModelError where `at` is no such product: act(gate) then has no meaning.
+    at(gate, up, others=None): that activation in float32, where the other neurons' gate is `others` (else the same).
+    b is up in SwiGLU and up + 1 in GPT-OSS, either clamped or capped: b(u) − b(0) is odd and grows like u around 0, and
+    no act is. Raises UnsupportedModelError where `at` is no such product: act(gate) then has no meaning.
     """
-    crossed = [
-        (at(gate, up) * at(-2 * gate, 3 * up), at(gate, 3 * up) * at(-2 * gate, up))
-        for gate, up in ((0.5, 0.25), (0.1, 0.1), (-1.0, 0.5))
-    ]
+    points = ((0.5, 0.25), (0.1, 0.1), (-1.0, 0.5))
+    equal = [(at(gate, up) * at(-2 * gate, 3 * up), at(gate, 3 * up) * at(-2 * gate, up)) for gate, up in points]
+    equal += [(at(gate, up) + at(gate, -up), 2 * at(gate, 0.0)) for gate, up in points]
+    equal += [(at(gate, up), at(gate, up, others=5.0)) for gate, up in points]
     step = 3e-3  # truncation and float32's rounding weigh about the same
     slope = (at(1.0, step) - at(1.0, -step)) / (2 * step)
-    if slope == 0 or any(abs(a - b) > 1e-5 * (abs(a) + abs(b)) + 1e-12 for a, b in crossed):
+    size = max(abs(at(gate, up)) for gate, up in points)
+    if slope == 0 or any(abs(a - b) > 1e-5 * (abs(a) + abs(b)) + 1e-6 * size**2 + 1e-12 for a, b in equal):
         raise UnsupportedModelError(
-            f"the gate of {name} is no product of a function of gate and one of up, so act(gate) has no meaning; this "
-            "model can't be measured"
+            f"what {name} has between its projections is no act(gate) times a factor from the same neuron's up, so "
+            "act(gate) has no meaning; this model can't be measured"
         )
     up = 0.0 if abs(at(1.0, 0.0) / slope) > 0.5 else 1.0
     factor = at(1.0, up) / slope
@@ -175,14 +182,20 @@ def watch(
     keep: torch.Tensor | None,
     probe: UpProbe | None,
     passed: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None,
+    wanted: torch.Tensor | None = None,
 ) -> list[Any]:
     """Hook an MLP; returns the handles.
 
     keep: (width,), 1 keeps a neuron and 0 masks it; None masks none.
     passed: called after each pass with act(x W_gate) and what was multiplied with W_down, both (rows, width), and the
     down projection's output, and returns the output to go on with; None observes nothing.
+    wanted: numbers of the rows to keep, int64; None keeps all.
     """
     seen: dict[str, torch.Tensor] = {}
+
+    def rows(states: torch.Tensor) -> torch.Tensor:
+        flat = states.reshape(-1, states.shape[-1])
+        return flat if wanted is None else flat[wanted.to(flat.device)]
 
     def after_gate(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         seen["gate"] = output
@@ -194,11 +207,11 @@ def watch(
 
     def after_down(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         assert passed is not None
-        intermediate = seen.pop("intermediate")
         with torch.no_grad():
-            activation = intermediate if probe is None else mlp.activation(seen.pop("gate"), probe)
-        flat = (-1, intermediate.shape[-1])
-        return passed(activation.reshape(flat), intermediate.reshape(flat), output)
+            intermediate = activation = rows(seen.pop("intermediate"))
+            if probe is not None:
+                activation = mlp.activation(rows(seen.pop("gate")), probe)
+        return passed(activation, intermediate, output)
 
     handles = [mlp.part("down").register_forward_pre_hook(before_down)]
     if passed is not None:

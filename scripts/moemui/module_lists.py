@@ -57,8 +57,8 @@ class ListedExperts:
         handles.append(self.site.roots[0].register_forward_pre_hook(self._entered))
         return handles
 
-    def spans(self) -> tuple[RoutedSpan, ...]:
-        """The pass of the experts, one span each; forgets it."""
+    def spans(self, wanted: torch.Tensor | None) -> tuple[RoutedSpan, ...]:
+        """The pass of the experts, one span each; forgets it. wanted: bool (tokens,), see `capture.Tap`."""
         if self.states is None or self.expert is None or self.weight is None:
             raise UnsupportedModelError(
                 f"{self.site.name}: the router {type(self.site.router).__name__} returned no indices and weights of "
@@ -71,9 +71,11 @@ class ListedExperts:
             order = self._rows_of(number, token)
             token, choice = token[order], choice[order]
             weight = self.weight[token, choice].float()
+            used = weight != 0 if wanted is None else (weight != 0) & wanted.to(token.device)[token]
+            down = ListedDown(self.site.listed[number])
             expert = torch.full_like(token, number)
             spans.append(
-                RoutedSpan(token, expert, weight, activation, intermediate, ListedDown(self.site.listed[number]))
+                RoutedSpan(token[used], expert[used], weight[used], activation[used], intermediate[used], down)
             )
         self.clear()
         return tuple(spans)

@@ -11,7 +11,7 @@ a neuron's maximum over some rows is no higher than over all, so the K-th highes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -50,7 +50,8 @@ class Entries:
 
 def rank_pairs(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
     """Selection `pairs`: each sample's `ranks` highest (token, neuron) scores pooled over its response."""
-    sample, highest = _joined(groups, "sample"), _joined(groups, "highest")
+    sample = torch.cat([group.sample for group in groups])
+    highest = torch.cat([group.highest for group in groups])
     bound = _kth(highest[:, None], sample, samples, ranks)
     return _best(_at_least(groups, bound), samples, ranks)
 
@@ -60,14 +61,10 @@ def rank_neurons(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
 
     A neuron's token is the first that reaches its maximum.
     """
-    best: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for group in groups:
-        best.setdefault(group.scores.shape[1], []).append(_best_of_experts(group))
-    bounds = [
-        _kth(torch.cat([scores for scores, _ in parts]), torch.cat([sample for _, sample in parts]), samples, ranks)
-        for parts in best.values()
-    ]
-    entries = _at_least(groups, torch.stack(bounds).amax(0))
+    # An expert's slots may lie in several groups; its neurons must count once, so the groups' maxima are joined first.
+    maxima = [_maxima(part) for part in _by_width([_maxima(group) for group in groups])]
+    bound = _entry_bound(maxima, samples, ranks)
+    entries = _at_least(groups, bound)
     # A neuron's best entry first, and of equal ones the first token.
     ordered = _sorted(entries, (entries.token, -entries.score, entries.neuron, entries.sample))
     first = torch.ones(len(ordered.sample), dtype=torch.bool, device=ordered.sample.device)
@@ -83,11 +80,11 @@ def rank_per_token(
     Returns sample, neuron and rank (from 0), int64 (entries,), by sample, then rank, then neuron.
     """
     tokens = 1 + max((int(group.token.max()) for group in groups if len(group.token)), default=0)
-    # The K highest of each token: the same selection with every token as a sample of its own.
-    alone = [
-        Slots(g.scores, g.highest, g.sample * tokens + g.token, torch.zeros_like(g.token), g.first) for g in groups
-    ]
-    best = rank_pairs(alone, samples * tokens, ranks)
+    # The K highest of each token: the same selection with every token as a sample of its own. A token has few slots,
+    # so their maxima bound nothing; all their scores do.
+    alone = [replace(g, sample=g.sample * tokens + g.token, token=torch.zeros_like(g.token)) for g in groups]
+    bound = _entry_bound(_by_width(alone), samples * tokens, ranks)
+    best = _best(_at_least(alone, bound), samples * tokens, ranks)
     rank = _position(best.sample, samples * tokens)
     sample, neuron = best.sample // tokens, best.neuron
     order = _order((rank, neuron, sample))
@@ -111,10 +108,6 @@ def to_arrays(entries: Entries, samples: int, ranks: int) -> tuple[torch.Tensor,
     return neuron, token, score
 
 
-def _joined(groups: Sequence[Slots], name: str) -> torch.Tensor:
-    return torch.cat([getattr(group, name) for group in groups])
-
-
 def _at_least(groups: Sequence[Slots], bound: torch.Tensor) -> Entries:
     """All entries that reach their sample's bound (float32, (samples,))."""
     parts = []
@@ -126,8 +119,8 @@ def _at_least(groups: Sequence[Slots], bound: torch.Tensor) -> Entries:
     return Entries(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
-def _best_of_experts(group: Slots) -> tuple[torch.Tensor, torch.Tensor]:
-    """Neuron maxima over the best rows of every (sample, expert): scores (pairs, N) and sample (pairs,)."""
+def _maxima(group: Slots) -> Slots:
+    """One row for every (sample, expert): its neurons' maxima over the expert's best rows. Its tokens mean nothing."""
     stride = int(group.first.max()) + 1 if len(group.first) else 1
     keys, segment = torch.unique(group.sample * stride + group.first, return_inverse=True)
     order = _order((-group.highest, segment))
@@ -135,7 +128,24 @@ def _best_of_experts(group: Slots) -> tuple[torch.Tensor, torch.Tensor]:
     kept, place = order[place < BEST_ROWS], place[place < BEST_ROWS]
     best = group.scores.new_full((len(keys), BEST_ROWS, group.scores.shape[1]), -torch.inf)
     best[segment[kept], place] = group.scores[kept]
-    return best.amax(1), keys // stride
+    scores = best.amax(1)
+    return Slots(scores, scores.amax(1), keys // stride, torch.zeros_like(keys), keys % stride)
+
+
+def _by_width(groups: Sequence[Slots]) -> list[Slots]:
+    """The groups joined, one for each number of neurons."""
+    widths: dict[int, list[Slots]] = {}
+    for group in groups:
+        widths.setdefault(group.scores.shape[1], []).append(group)
+    return [
+        Slots(*(torch.cat([getattr(group, field.name) for group in same]) for field in fields(Slots)))
+        for same in widths.values()
+    ]
+
+
+def _entry_bound(groups: Sequence[Slots], samples: int, ranks: int) -> torch.Tensor:
+    """A score that at least `ranks` entries of a sample reach, or −inf: float32 (samples,)."""
+    return torch.stack([_kth(group.scores, group.sample, samples, ranks) for group in groups]).amax(0)
 
 
 def _kth(scores: torch.Tensor, sample: torch.Tensor, samples: int, ranks: int) -> torch.Tensor:

@@ -1,12 +1,14 @@
 """One forward pass turned into scores: formulations, ranks, routing and the conservation check, layer by layer.
 
-What the tap sees of a layer is worked through in pieces that fit a CPU's cache; arithmetic is in float32.
+What the tap sees of a layer is worked through in pieces that fit a CPU's cache; arithmetic is in float32 (a product
+with W_down accumulates in float32 and is rounded once to the weights' type). The scores of one layer are kept until it
+is ranked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +20,7 @@ from moemui.families import Site
 from moemui.layer_pass import LayerPass, Pulled, SharedPass
 from moemui.ranking import Slots
 
-HOME = torch.device("cpu")  # where a batch's rows are made
-SELECTIONS = {"pairs": ranking.rank_pairs, "neurons": ranking.rank_neurons}
+RANKINGS = {"pairs": ranking.rank_pairs, "neurons": ranking.rank_neurons}
 
 
 class ConservationError(RuntimeError):
@@ -28,9 +29,10 @@ class ConservationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Rows:
-    """The response tokens of a batch, one row each, on one device: int64 (rows,) but for the last two.
+    """The response tokens of a batch, one row each, for the layers of one device and dtype.
 
-    sample: its number in the batch; token: from 0 in its response; position: the state scored, in the flattened batch.
+    sample, token, position: int64 (rows,), the sample's number in the batch, the token's in its response, and the place
+    of the state scored in the flattened batch.
     row_of: int64 (tokens,), the row of every position of the flattened batch, −1 for the others.
     head: W_head[y_t], (rows, H). vectors: the same at every position, (tokens, H), 0 where nothing is scored.
     """
@@ -42,25 +44,33 @@ class Rows:
     head: torch.Tensor
     vectors: torch.Tensor
 
-    def to(self, device: torch.device) -> Rows:
-        """The rows on another device."""
-        return Rows(*(getattr(self, field.name).to(device) for field in fields(Rows)))
+    def to(self, device: torch.device, dtype: torch.dtype) -> Rows:
+        """The rows for another device, with head and vectors in another dtype."""
+        return Rows(
+            self.sample.to(device),
+            self.token.to(device),
+            self.position.to(device),
+            self.row_of.to(device),
+            self.head.to(device, dtype),
+            self.vectors.to(device, dtype),
+        )
 
 
 def rows(lengths: list[int], starts: list[int], positions: int, head: torch.Tensor) -> Rows:
     """lengths: response tokens of each sample; starts: in the flattened batch, the state scored for its first token;
     positions: of the flattened batch; head: (Σ lengths, H), W_head of all response tokens.
     """
-    counts = torch.tensor(lengths)
-    sample = torch.repeat_interleave(torch.arange(len(lengths)), counts)
-    token = torch.cat([torch.arange(length) for length in lengths])
-    position = torch.tensor(starts)[sample] + token
-    row_of = torch.full((positions,), -1)
-    row_of[position] = torch.arange(len(position))
+    device = head.device
+    counts = torch.tensor(lengths, device=device)
+    sample = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+    token = torch.cat([torch.arange(length, device=device) for length in lengths])
+    position = torch.tensor(starts, device=device)[sample] + token
+    row_of = torch.full((positions,), -1, device=device)
+    row_of[position] = torch.arange(len(position), device=device)
     vectors = head.new_zeros(positions, head.shape[1])
     # A row of zeros tells nothing about what its layer multiplies it with; any other vector does.
-    vectors[position.to(head.device)] = torch.where((head == 0).all(1, keepdim=True), 1, head)
-    return Rows(sample, token, position, row_of, head.to(HOME), vectors.to(HOME))
+    vectors[position] = torch.where((head == 0).all(1, keepdim=True), 1, head)
+    return Rows(sample, token, position, row_of, head, vectors)
 
 
 @dataclass(frozen=True)
@@ -95,11 +105,18 @@ class BatchScores:
         self.sites, self.scores, self.gate_weighting, self.tolerance = sites, scores, gate_weighting, tolerance
         self.samples = len(scores.response_tokens)
         self.formulations = list(dict.fromkeys([f for f, _ in scores.ranked] + list(scores.per_token)))
-        self._rows = {HOME: at}
+        self._at, self._rows = at, {(at.head.device, at.head.dtype): at}
+        self._observed = [False] * len(sites)
         self._per_token: dict[str, list[np.ndarray]] = {formulation: [] for formulation in scores.per_token}
 
     def finished(self) -> ChunkScores:
-        """The scores, when all layers have been observed."""
+        """The scores; RuntimeError where a layer was not observed."""
+        missing = [site.name for site, observed in zip(self.sites, self._observed, strict=True) if not observed]
+        if missing:
+            raise RuntimeError(
+                f"the forward pass went by {', '.join(missing[:4])}, {len(missing)} of {len(self.sites)} layers, so "
+                "their neurons were not seen; this model can't be measured"
+            )
         for formulation, layers in self._per_token.items():
             # Each is (4, entries): sample, layer, rank, neuron.
             found = np.concatenate([np.empty((4, 0), dtype=np.int64), *layers], axis=1)
@@ -111,7 +128,13 @@ class BatchScores:
 
     def observe(self, position: int, passed: LayerPass) -> None:
         """Score, rank and check one layer; raises ConservationError."""
-        at = self._rows_on(passed.output.device)
+        if self._observed[position]:
+            raise RuntimeError(
+                f"{self.sites[position].name} ran twice in one forward pass, so its neurons have two scores a token; "
+                "this model can't be measured"
+            )
+        self._observed[position] = True
+        at = self._rows_for(passed.output)
         head = at.head.float()
         product = passed.output[at.position].float() * head
         expected = product.sum(1)
@@ -139,64 +162,53 @@ class BatchScores:
         scale = square.sqrt() + product.square().sum(1).sqrt() + expected.abs()
         self._check(position, at, difference / scale.clamp_min(1e-30))
         self._count(position, counted)
-        for formulation, parts in groups.items():
-            self._rank(position, formulation, parts)
+        self._rank(position, groups)
 
-    def _rows_on(self, device: torch.device) -> Rows:
-        """The scored rows on a layer's device; layers of one model may lie on several."""
-        if device not in self._rows:
-            self._rows[device] = self._rows[HOME].to(device)
-        return self._rows[device]
+    def _rows_for(self, output: torch.Tensor) -> Rows:
+        """The scored rows as a layer needs them; layers of one model may lie on several devices."""
+        key = output.device, output.dtype
+        if key not in self._rows:
+            self._rows[key] = self._at.to(*key)
+        return self._rows[key]
 
     def _pieces(self, position: int, passed: LayerPass, pulled: Pulled, at: Rows) -> Iterator[_Piece]:
         if passed.routed is not None:
-            yield from self._routed(position, passed.routed, pulled.routed, at)
+            yield from self._routed(position, passed.routed, _through(pulled.routed, "routed" in pulled.mixed, at), at)
         if passed.shared is not None:
-            yield from self._shared(position, passed.shared, pulled.shared, at)
+            yield from self._shared(position, passed.shared, _through(pulled.shared, "shared" in pulled.mixed, at), at)
 
-    def _routed(self, position: int, spans: RoutedPass, pulled: torch.Tensor, at: Rows) -> Iterator[_Piece]:
-        vectors, scale = _through(pulled, at)
+    def _routed(self, position: int, spans: RoutedPass, through: _Through, at: Rows) -> Iterator[_Piece]:
         for span in spans:
-            row, weight = at.row_of[span.token], span.weight
-            used = (row >= 0) & (weight != 0)
-            expert, activation, intermediate, norm = span.expert, span.activation, span.intermediate, span.norm
-            if not used.all():
-                kept = used.nonzero()[:, 0]
-                row, weight, expert = row[kept], weight[kept], expert[kept]
-                activation, intermediate = activation[kept], intermediate[kept]
-                norm = None if norm is None else norm[kept]
-            if not len(row):
-                continue
-            if scale is not None:
-                weight = weight * scale[row]
-            vector = vectors[row]
-            if norm is not None:
-                vector = (vector * norm).to(vector.dtype)
-            bias = span.down.bias(expert)
+            row, weight, vector = at.row_of[span.token], span.weight, through.vectors[at.row_of[span.token]]
+            if through.scale is not None:
+                weight = weight * through.scale[row]
+            if span.norm is not None:
+                vector = (vector * span.norm).to(vector.dtype)
+            bias = span.down.bias(span.expert)
             yield _Piece(
                 row,
-                expert,
-                expert * self.sites[position].layer.width,
+                span.expert,
+                span.expert * self.sites[position].layer.width,
                 weight,
-                activation.float(),
-                intermediate.float(),
-                span.down.pull(vector, expert).float(),
+                span.activation.float(),
+                span.intermediate.float(),
+                span.down.pull(vector, span.expert).float(),
                 None if bias is None else (bias.float() * vector.float()).sum(1),
             )
 
-    def _shared(self, position: int, shared: SharedPass, pulled: torch.Tensor, at: Rows) -> Iterator[_Piece]:
-        vectors, scale = _through(pulled, at)
+    def _shared(self, position: int, shared: SharedPass, through: _Through, at: Rows) -> Iterator[_Piece]:
         layer, down = self.sites[position].layer, shared.down
         number = torch.arange(layer.shared, device=at.position.device)
-        step = len(at.position) if down.device.type != "cpu" else max(1, SPAN_SLOTS // layer.shared)
-        for start in range(0, len(at.position), step):
-            row = torch.arange(start, min(start + step, len(at.position)), device=number.device)
-            where, vector = at.position[row], vectors[row]
-            weight = torch.ones(len(row), layer.shared, device=row.device)
+        rows = len(at.position)
+        step = rows if down.device.type != "cpu" else max(1, SPAN_SLOTS // layer.shared)
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))  # what is wanted comes in the order of the rows
+            row, vector = torch.arange(part.start, part.stop, device=number.device), through.vectors[part]
+            weight = torch.ones(len(row), layer.shared, dtype=torch.float32, device=row.device)
             if shared.weight is not None:
-                weight = shared.weight[where].float()
-            if scale is not None:
-                weight = weight * scale[row][:, None]
+                weight = shared.weight[part].float()
+            if through.scale is not None:
+                weight = weight * through.scale[part][:, None]
             slots = (len(row) * layer.shared, layer.shared_width)
             bias = None if shared.bias is None else (shared.bias.float() * vector.float()).sum(1)
             if bias is not None:  # one bias for all: the first expert carries it
@@ -206,8 +218,8 @@ class BatchScores:
                 layer.routed + number.repeat(len(row)),
                 layer.routed * layer.width + number.repeat(len(row)) * layer.shared_width,
                 weight.reshape(-1),
-                shared.activation[where].float().reshape(slots),
-                shared.intermediate[where].float().reshape(slots),
+                shared.activation[part].float().reshape(slots),
+                shared.intermediate[part].float().reshape(slots),
                 (vector @ down.T).float().reshape(slots),
                 bias,
             )
@@ -237,7 +249,7 @@ class BatchScores:
         self.scores.gate_mass[:, position] = mass.cpu().numpy()
 
     def _keep_largest(self, array: np.ndarray, position: int, at: Rows, values: torch.Tensor) -> None:
-        worst = torch.full((self.samples,), -torch.inf, device=values.device)
+        worst = values.new_full((self.samples,), -torch.inf)
         array[:, position] = worst.scatter_reduce_(0, at.sample, values, "amax").cpu().numpy()
 
     def _check(self, position: int, at: Rows, imbalance: torch.Tensor) -> None:
@@ -256,30 +268,41 @@ class BatchScores:
                 "experts seen, or weights are not finite, so this model can't be measured"
             )
 
-    def _rank(self, position: int, formulation: str, parts: list[Slots]) -> None:
-        for name, stored in self.scores.ranked.items():
-            if name[0] == formulation:
-                entries = SELECTIONS[name[1]](parts, self.samples, self.ranks)
-                for array, values in zip(stored, ranking.to_arrays(entries, self.samples, self.ranks), strict=True):
-                    array[:, position] = values.numpy()
-        if formulation in self._per_token:
-            sample, neuron, rank = ranking.rank_per_token(parts, self.samples, self.ranks)
-            found = torch.stack([sample, torch.full_like(sample, position), rank, neuron])
-            self._per_token[formulation].append(found.cpu().numpy())
+    def _rank(self, position: int, groups: dict[str, list[Slots]]) -> None:
+        # All formulations at once, as if they were samples of their own.
+        count, names = self.samples, list(groups)
+        together = [
+            replace(group, sample=number * count + group.sample)
+            for number, name in enumerate(names)
+            for group in groups[name]
+        ]
+        for selection in {selection for _, selection in self.scores.ranked}:
+            entries = RANKINGS[selection](together, len(names) * count, self.ranks)
+            arrays = ranking.to_arrays(entries, len(names) * count, self.ranks)
+            for number, name in enumerate(names):
+                part = slice(number * count, (number + 1) * count)
+                for array, values in zip(self.scores.ranked[name, selection], arrays, strict=True):
+                    array[:, position] = values[part].numpy()
+        for name, found in self._per_token.items():
+            sample, neuron, rank = ranking.rank_per_token(groups[name], count, self.ranks)
+            entries_of_layer = torch.stack([sample, torch.full_like(sample, position), rank, neuron])
+            found.append(entries_of_layer.cpu().numpy())
 
 
-def _through(pulled: torch.Tensor, at: Rows) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What lies between experts and block output: the vectors to score with, (rows, H_e), and its factor in G, (rows,).
+@dataclass(frozen=True)
+class _Through:
+    """Vectors to score with, (rows, H_e), and the factor that what lies after the experts has in G, float32 (rows,)."""
 
-    A map that only scales belongs to G (None where it is 1), any other to the vectors.
-    """
-    if pulled is at.vectors or pulled.data_ptr() == at.vectors.data_ptr():
-        return at.head, None
+    vectors: torch.Tensor
+    scale: torch.Tensor | None
+
+
+def _through(pulled: torch.Tensor, mixed: bool, at: Rows) -> _Through:
+    """What only scales belongs to G (None where it is 1); norms and linear maps belong to the vectors."""
+    if pulled.data_ptr() == at.vectors.data_ptr():
+        return _Through(at.head, None)
     there, given = pulled[at.position], at.vectors[at.position]
-    if there.shape == given.shape:
-        a, b = there.float(), given.float()
-        scale = (a * b).sum(1) / b.square().sum(1)
-        rounding = 16 * torch.finfo(pulled.dtype).eps * scale.abs() * b.abs().amax(1)
-        if ((a - scale[:, None] * b).abs().amax(1) <= rounding).all():
-            return at.head, scale
-    return there * (at.head != 0).any(1, keepdim=True), None
+    if mixed:
+        return _Through(there * (at.head != 0).any(1, keepdim=True), None)
+    a, b = there.float(), given.float()
+    return _Through(at.head, (a * b).sum(1) / b.square().sum(1))

@@ -14,12 +14,17 @@ from torch import nn
 
 from moemui.families import SharedStack
 
-# act(x W_gate), its product with up, both (tokens, E_s·N); G_s (tokens, E_s); W_down (E_s·N, H); the output.
+# act(x W_gate), its product with up, both (wanted tokens, E_s·N); G_s (…, E_s); W_down (E_s·N, H); the output.
 Passed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def watch(stack: SharedStack, *, keep: torch.Tensor | None, passed: Passed | None) -> list[Any]:
-    """Hook the shared experts; returns the handles. keep: (E_s·N,), 1 keeps a neuron and 0 masks it."""
+def watch(
+    stack: SharedStack, *, keep: torch.Tensor | None, passed: Passed | None, wanted: torch.Tensor | None = None
+) -> list[Any]:
+    """Hook the shared experts; returns the handles.
+
+    keep: (E_s·N,), 1 keeps a neuron and 0 masks it. wanted: numbers of the tokens to keep, int64; None keeps all.
+    """
     module = stack.module
 
     def after(_: nn.Module, inputs: tuple[Any, ...], words: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
@@ -27,11 +32,14 @@ def watch(stack: SharedStack, *, keep: torch.Tensor | None, passed: Passed | Non
         states, weight = (*inputs, *words.values())
         with torch.no_grad():
             flat = states.reshape(-1, states.shape[-1])
+            weight = weight.reshape(len(flat), -1)
+            if wanted is not None:
+                flat, weight = flat[wanted.to(flat.device)], weight[wanted.to(flat.device)]
             gate = torch.einsum("th,enh->ten", flat, module.gate_proj)
             activation = module.act_fn(gate)
             intermediate = activation * torch.einsum("th,enh->ten", flat, module.up_proj)
             down = module.down_proj.transpose(1, 2).flatten(0, 1)
-        return passed(activation.flatten(1), intermediate.flatten(1), weight.reshape(len(flat), -1), down, output)
+        return passed(activation.flatten(1), intermediate.flatten(1), weight, down, output)
 
     handles: list[Any] = []
     if keep is not None:

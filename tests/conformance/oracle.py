@@ -5,8 +5,9 @@ model's own eager code; everything after that is arithmetic on the weights.
 
 What follows the experts inside their block (a factor, a shared expert's gate, an average, a latent projection) is a
 map y = J z + c from the experts' output z to the block's output y. J is found by running the block again with
-stand-ins for the experts: once with zeros, once with each unit vector. A map that only multiplies with a number belongs
-to G; any other one stays with the neuron.
+stand-ins for the experts: once with zeros, once with each unit vector. Whether z passes through one of the block's
+modules with weights (a norm, a linear map) shows in whether that module's input changes with it. Without any, J
+multiplies with a number, which belongs to G; otherwise all of J stays with the neuron, whatever its numbers are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from conformance.reading import (
     MoELayer,
     act,
     contains,
-    down_projection,
     factors_after_expert,
     gate_formula,
     layers,
@@ -62,19 +62,22 @@ class Truth:
 
 @dataclass(frozen=True)
 class Map:
-    """J of every token, (tokens, H, H of z)."""
+    """J of every token, (tokens, H, H of z). between: the modules with weights that z passes through."""
 
     matrix: Array
+    between: tuple[nn.Module, ...] = ()
 
     @property
     def factors(self) -> Array | None:
-        """The number that the map multiplies with, (tokens,); None where it does more than that."""
-        rows, columns = self.matrix.shape[1:]
-        if rows != columns:
+        """The number that the map multiplies with, (tokens,); None where a norm or a linear map lies between."""
+        if self.between:
             return None
         factors = self.matrix[:, 0, 0]
-        rest = np.abs(self.matrix - factors[:, None, None] * np.eye(rows)).max()
-        return factors if rest <= 1e-6 * np.abs(factors).max() else None
+        only_scaled = factors[:, None, None] * np.eye(self.matrix.shape[1])
+        np.testing.assert_allclose(
+            self.matrix, only_scaled, atol=1e-5 * np.abs(factors).max(), err_msg="no module between, yet no scaling"
+        )
+        return factors
 
 
 def truths(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> list[Truth]:
@@ -160,10 +163,9 @@ def _watched(layer: MoELayer, seen: _Seen) -> Iterator[None]:
     handles = [layer.block.register_forward_pre_hook(block_input, with_kwargs=True)]
     if layer.experts is not None:
         handles.append(layer.experts.register_forward_pre_hook(experts_input, with_kwargs=True))
-        handles.append(layer.experts.register_forward_hook(leaf_output))
     if layer.shared is not None:
         handles.append(layer.shared.register_forward_pre_hook(shared_input, with_kwargs=True))
-        handles.append(down_projection(layer.shared).register_forward_hook(leaf_output))
+    handles += [leaf.register_forward_hook(leaf_output) for leaf in layer.leaves.values()]
     if (norm := NORMS_AFTER_EXPERTS.get(type(layer.block).__name__)) is not None:
         handles.append(getattr(layer.block, norm).register_forward_pre_hook(norm_input))
     handles += [part.register_forward_hook(part_output) for part in layer.parts]
@@ -189,11 +191,30 @@ def _replaced(module: nn.Module, forward: Callable[..., torch.Tensor]) -> Iterat
 def _maps(layer: MoELayer, seen: _Seen) -> tuple[dict[nn.Module, Map], Array]:
     """J of every leaf, and c, (tokens, H)."""
     tokens = len(next(iter(seen.leaves.values())))
-    hidden = next(iter(seen.leaves.values())).shape[1]
+    real = sum(output.reshape(tokens, -1) for output in seen.parts.values())
+    if layer.branched:
+        maps = {
+            leaf: _held_norm(norm, seen.leaves[leaf])
+            for leaf, norm in zip(layer.leaves.values(), layer.parts, strict=True)
+        }
+        offset = np.zeros_like(real)
+    else:
+        maps, offset = _maps_of_block(layer, seen, tokens)
+    made = offset + sum(np.einsum("thz,tz->th", maps[leaf].matrix, z) for leaf, z in seen.leaves.items())
+    np.testing.assert_allclose(made, real, rtol=1e-4, atol=1e-5 * np.abs(real).max(), err_msg="no map J z + c")
+    return maps, offset
+
+
+def _held_norm(norm: nn.Module, states: Array) -> Map:
+    """An RMS norm of the leaf's own output, its scale held."""
+    factors = rms_factors(norm, numbers(norm.weight), states)
+    return Map(factors[:, :, None] * np.eye(factors.shape[1]), (norm,))
+
+
+def _maps_of_block(layer: MoELayer, seen: _Seen, tokens: int) -> tuple[dict[nn.Module, Map], Array]:
     maps = {leaf: Map(np.tile(np.eye(z.shape[1]), (tokens, 1, 1))) for leaf, z in seen.leaves.items()}
-    if layer.parts[0] is not layer.block:  # the experts' and the MLP's outputs themselves add up to MoE_l
-        return maps, np.zeros((tokens, hidden))
     inside = [leaf for leaf in seen.leaves if contains(layer.block, leaf)]
+    inputs: dict[nn.Module, Array] = {}
 
     def run(values: dict[nn.Module, Array]) -> Array:
         with ExitStack() as stack:
@@ -206,20 +227,25 @@ def _maps(layer: MoELayer, seen: _Seen) -> tuple[dict[nn.Module, Map], Array]:
             args, kwargs = seen.block_call
             return numbers(_first(layer.block(*args, **kwargs))).reshape(tokens, -1)
 
-    offset = run({})
-    made = offset.copy()
+    def watched_run(values: dict[nn.Module, Array]) -> dict[nn.Module, Array]:
+        inputs.clear()
+        own = [m for m in layer.block.modules() if m not in inside and list(m.parameters(recurse=False))]
+        handles = [m.register_forward_pre_hook(lambda m, args: inputs.update({m: numbers(args[0])})) for m in own]
+        run(values)
+        for handle in handles:
+            handle.remove()
+        return dict(inputs)
+
+    offset, without = run({}), watched_run({})
     for leaf in inside:
         columns = []
         for k in range(seen.leaves[leaf].shape[1]):
             unit = np.zeros_like(seen.leaves[leaf])
             unit[:, k] = 1
             columns.append(run({leaf: unit}) - offset)
-        maps[leaf] = Map(np.stack(columns, axis=2))
-        made += np.einsum("thz,tz->th", maps[leaf].matrix, seen.leaves[leaf])
-    real = seen.parts[layer.block].reshape(tokens, -1)
-    np.testing.assert_allclose(
-        made, real, rtol=1e-4, atol=1e-5 * np.abs(real).max(), err_msg="the block is no map J z + c"
-    )
+        given = watched_run({leaf: seen.leaves[leaf]})
+        between = tuple(m for m, states in given.items() if not np.array_equal(states, without[m]))
+        maps[leaf] = Map(np.stack(columns, axis=2), between)
     return maps, offset
 
 
@@ -237,7 +263,7 @@ def _layer_truth(layer: MoELayer, seen: _Seen, positions: Sequence[int], head: A
     size, experts = layer.routed * layer.width + layer.shared_neurons, layer.routed + shared_count
     maps, offset = _maps(layer, seen)
     moe = sum(output.reshape(-1, hidden) for output in seen.parts.values())
-    down = None if layer.shared is None else down_projection(layer.shared)
+    down = layer.leaves.get("shared")
     truth = Truth(
         weighted={name: np.full((count, size), np.nan) for name in FORMULATIONS},
         plain={name: np.full((count, size), np.nan) for name in FORMULATIONS},
@@ -246,7 +272,7 @@ def _layer_truth(layer: MoELayer, seen: _Seen, positions: Sequence[int], head: A
         gate=np.zeros((count, experts)),
         used=np.zeros((count, experts), dtype=int),
         top_k=0 if seen.chosen is None else seen.chosen.shape[1],
-        maps={name: maps[leaf] for name, leaf in (("routed", layer.experts), ("shared", down)) if leaf is not None},
+        maps={name: maps[leaf] for name, leaf in layer.leaves.items()},
     )
     for t, (position, v) in enumerate(zip(positions, head, strict=True)):
         if layer.experts is not None:

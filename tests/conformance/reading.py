@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import erf
 
 import numpy as np
 import torch
@@ -17,6 +18,13 @@ from transformers.integrations.moe import _default_apply_gate
 SHARED_NAMES = ("shared_experts", "shared_expert", "shared_mlp")
 # RMS norms between the experts and the block's output, by the block's class.
 NORMS_AFTER_EXPERTS = {"AXK1MoE": "post_mlp_layernorm"}
+# Where experts and dense MLP sit on the decoder layer, which adds norm(experts) + norm(MLP): the names of both norms.
+BRANCH_NORMS = {
+    "Gemma4TextDecoderLayer": ("post_feedforward_layernorm_2", "post_feedforward_layernorm_1"),
+    "DiffusionGemmaEncoderTextLayer": ("post_feedforward_layernorm_2", "post_feedforward_layernorm_1"),
+}
+# (up, down) of MLPs without a gate, beside up_proj and down_proj.
+UNGATED = (("fc1", "fc2"), ("dense_h_to_4h", "dense_4h_to_h"), ("c_fc", "c_proj"), ("fc_in", "fc_out"))
 Array = np.ndarray
 
 
@@ -34,7 +42,7 @@ class MoELayer:
 
     block: the module that owns the experts; a dense layer's MLP. shared: the MLP that always runs; None without one.
     parts: the modules whose outputs add up to MoE_l. That is the block, and beside it a shared MLP outside of it; where
-    the experts sit on the decoder layer itself, it is the experts and the dense MLP beside them.
+    the experts sit on the decoder layer itself, it is the norm of the experts and that of the dense MLP beside them.
     """
 
     index: int
@@ -42,6 +50,17 @@ class MoELayer:
     experts: nn.Module | None
     shared: nn.Module | None
     parts: tuple[nn.Module, ...]
+
+    @property
+    def leaves(self) -> dict[str, nn.Module]:
+        """The modules whose outputs the neurons add up to, "routed" and "shared", where the layer has them."""
+        found = {"routed": self.experts, "shared": None if self.shared is None else down_projection(self.shared)}
+        return {name: module for name, module in found.items() if module is not None}
+
+    @property
+    def branched(self) -> bool:
+        """Whether experts and MLP go through a norm each before they are added."""
+        return type(self.block).__name__ in BRANCH_NORMS and self.experts is not None
 
     @property
     def routed(self) -> int:
@@ -69,12 +88,18 @@ class MoELayer:
 
 def layers(model: nn.Module) -> list[MoELayer]:
     """The MoE layers of a model in order; of a model without experts, all its MLPs. Experts for images are left out."""
-    decoder = list(model.get_decoder().layers)
+    decoder = decoder_layers(model)
     found = [layer for index, inside in enumerate(decoder) if (layer := _moe_layer(index, inside)) is not None]
     if found:
         return found
     dense = [inside.mlp if hasattr(inside, "mlp") else inside.shared_mlp for inside in decoder]
     return [MoELayer(index, mlp, None, mlp, (mlp,)) for index, mlp in enumerate(dense)]
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """The decoder's layers in order."""
+    decoder = model.get_decoder()
+    return list(decoder.layers if hasattr(decoder, "layers") else decoder.h)
 
 
 def _moe_layer(index: int, decoder_layer: nn.Module) -> MoELayer | None:
@@ -88,7 +113,8 @@ def _moe_layer(index: int, decoder_layer: nn.Module) -> MoELayer | None:
         return None
     ((block, experts),) = owners
     if block is decoder_layer:
-        return MoELayer(index, block, experts, block.mlp, (experts, block.mlp))
+        norms = tuple(getattr(block, name) for name in BRANCH_NORMS[type(block).__name__])
+        return MoELayer(index, block, experts, block.mlp, norms)
     shared = [module for name, module in decoder_layer.named_modules() if name.rsplit(".", 1)[-1] in SHARED_NAMES]
     if not shared:
         return MoELayer(index, block, experts, None, (block,))
@@ -163,26 +189,29 @@ def shared_experts(mlp: nn.Module) -> list[Expert]:
         return numbers(module.weight), None if module.bias is None else numbers(module.bias)
 
     names = {name for name, _ in (*mlp.named_children(), *mlp.named_parameters(recurse=False))}
+    ungated = next((pair for pair in (("up_proj", "down_proj"), *UNGATED) if names.issuperset(pair)), None)
+    down_name = "output_linear" if "output_linear" in names else "down_proj"
     if isinstance(getattr(mlp, "down_proj", None), nn.Parameter):
         three = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         return [_expert(numbers(gate), numbers(up), numbers(down).T) for gate, up, down in zip(*three, strict=True)]
     if {"gate_proj", "up_proj", "down_proj"} <= names:
         (gate, gate_bias), (up, up_bias) = linear("gate_proj"), linear("up_proj")
-    elif {"up_proj", "down_proj"} <= names:
-        gate, gate_bias, (up, up_bias) = None, None, linear("up_proj")
+    elif ungated is not None:
+        gate, gate_bias, (up, up_bias) = None, None, linear(ungated[0])
+        down_name = ungated[1]
     elif {"gate_up_proj", "down_proj"} <= names or {"input_linear", "output_linear"} <= names:
         both, both_bias = linear("gate_up_proj" if "gate_up_proj" in names else "input_linear")
         gate, up = np.split(both, 2)
         gate_bias, up_bias = (None, None) if both_bias is None else np.split(both_bias, 2)
     else:
         raise LookupError(f"the oracle knows no MLP made of {sorted(names)} ({type(mlp).__name__})")
-    down, down_bias = linear("output_linear" if "output_linear" in names else "down_proj")
+    down, down_bias = linear(down_name)
     return [_expert(gate, up, down.T, gate_bias, up_bias, down_bias)]
 
 
 def down_projection(mlp: nn.Module) -> nn.Module:
     """The linear map that is a shared MLP's down projection; the MLP itself where it has no such module."""
-    for name in ("down_proj", "output_linear"):
+    for name in ("down_proj", "output_linear", *(down for _, down in UNGATED)):
         if isinstance(found := getattr(mlp, name, None), nn.Linear):
             return found
     return mlp
@@ -205,18 +234,26 @@ def gelu_tanh(z: float) -> float:
     return float(0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))))
 
 
+def gelu(z: float) -> float:
+    return z * (1 + erf(z / np.sqrt(2))) / 2
+
+
 ACTIVATIONS: dict[str, Callable[[float], float]] = {
     "silu": silu,
     "SiLU": silu,
     "SiLUActivation": silu,
+    "GELUActivation": gelu,
     "GELUTanh": gelu_tanh,
+    "NewGELUActivation": gelu_tanh,
     "ReLUSquaredActivation": lambda z: max(z, 0.0) ** 2,
 }
 
 
 def act(mlp: nn.Module, z: float) -> float:
     """The activation function that a class was given, from its name."""
-    function = mlp.activation if hasattr(mlp, "activation") else mlp.act_fn
+    function = next(
+        getattr(mlp, name) for name in ("activation", "act_fn", "activation_fn", "act") if hasattr(mlp, name)
+    )
     name = getattr(function, "__name__", type(function).__name__)
     if name not in ACTIVATIONS:
         raise LookupError(f"the oracle knows no activation {name} ({type(mlp).__name__}); write it out in ACTIVATIONS")

@@ -11,9 +11,9 @@ import numpy as np
 import transformers
 from torch import nn
 
-from conformance import reading, zoo
-from conformance.checks import CHECKS
-from conformance.measured import measure, truths
+from conformance import after, reading, zoo
+from conformance.checks import CHECKS, outcome
+from conformance.measured import measure_by_package, truths
 from moemui.contributions import ConservationError
 from moemui.families import UnsupportedModelError
 
@@ -27,18 +27,35 @@ run experts through transformers' experts dispatch are measured{refused}.
 A tiny random model of each is built from config (hidden size 32, 8 routed experts) and measured twice: by the package
 and by a brute-force oracle that shares no code with it (`tests/conformance/`). *Measured* means that the contributions
 add up to the output of every MoE layer, that the instrumented forward pass gives the same logits bit for bit as
-transformers' `grouped_mm`, and that every ranked score and the whole ranking are the oracle's. Experts are written as
-routed × neurons + shared × neurons, as they count in MUI; "+ head" is a text body for which transformers has no
-language-model class of its own.
+transformers' `grouped_mm`, that every ranked score and the whole ranking are the oracle's, and that the model in
+bfloat16 passes the package's own checks. What MoE_l is, is not taken on trust either: with all experts silenced, what
+each decoder layer adds must lack exactly MoE_l, times a constant or after what is called "after the block: not part of
+it" below. Experts are written as routed × neurons + shared × neurons, as they count in MUI; "+ head" is a text body for
+which transformers has no language-model class of its own.
+
+A norm or a linear map between the experts and MoE_l stays with the neuron's contribution f, with or without gate
+weighting, and G is then the router's weight alone (1 for shared experts); what only multiplies belongs to G.
+
+"""
+DENSE = """\
+## Dense models
+
+One always-on expert a layer, with the same checks. Without a gate, `projection` and `glu` are the same:
+act(x W_up)·pull. Other sizes and finetunes of a family run the same code. Another family is measured where its MLP is
+made of plain linear maps of one of these sets of names, and refused by the conservation check where that is not all.
+
+"""
+REFUSED = """\
+Refused are dense models and mixtures outside of the dispatch that are built differently. A few that are often asked
+for, with the reason that the package itself gives:
 
 """
 
 
-def special(name: str) -> list[str]:
+def special(name: str, model: nn.Module) -> list[str]:
     """What sets an architecture apart from plain SwiGLU experts whose weighted sum is the block's output."""
-    model = zoo.build(name)
     layers = reading.layers(model)
-    decoder, found = model.get_decoder().layers, truths(name)[0]
+    decoder, found = reading.decoder_layers(model), truths(name)[0]
     layer, truth = layers[-1], found[-1]
     experts, shared, notes = layer.experts, layer.shared, []
 
@@ -55,13 +72,15 @@ def special(name: str) -> list[str]:
         note(experts.is_transposed, "transposed weights")
         note(not experts.is_concatenated, "gate and up interleaved")
         note(experts.has_post_expert_norm, "norm after each expert, its scale held")
-        note(layer.parts[0] is experts, "experts on the decoder layer, the dense MLP beside them is the shared expert")
+        note(layer.branched, "experts and MLP each behind a norm of their own, its scale held")
         note(any((t.used.sum(1) < t.top_k).any() for t in found), "a token may choose no expert")
     note(type(layer.block).__name__ in reading.NORMS_AFTER_EXPERTS, "norm over the experts' sum, its scale held")
     if shared is not None and experts is not None:
         note(type(shared).__name__ in reading.GATES, "shared MLP with a gate of its own")
         note(isinstance(getattr(shared, "down_proj", None), nn.Parameter), "shared experts weighted by the router")
         note(layer.parts == (layer.block, shared), "shared MLP outside of the block")
+    if experts is None:
+        note(reading.shared_experts(shared)[0].gate is None, "no gate")
     for part, mapped in truth.maps.items():
         if part == "routed" and mapped.matrix.shape[1] != mapped.matrix.shape[2]:
             notes.append("latent projection after the experts")
@@ -70,21 +89,20 @@ def special(name: str) -> list[str]:
         elif mapped.factors is not None and abs(mapped.factors[0] - 1) > 1e-6:
             notes.append(f"{part} output × {mapped.factors[0]:.4g}")
     note(any(t.biases.any() for t in found), "biases")
-    return notes
+    behind = after.of_architecture(model).words
+    return notes if behind is None else [*notes, behind]
 
 
 def verdict(name: str) -> str:
     """Whether the package measures it, and rightly; if not, its own words why."""
     try:
-        case = measure(name)
+        measure_by_package(name)
     except UnsupportedModelError as error:
         return f"refused: {str(error).partition('; supported are')[0]}"
     except ConservationError:
         return "refused: its contributions do not add up to the layer's output"
     for check in CHECKS:
-        try:
-            check(case)
-        except AssertionError:
+        if outcome(name, check) is not None:
             return f"differs from the oracle in {check.__name__.removeprefix('check_').replace('_', ' ')}"
     return "measured"
 
@@ -92,14 +110,32 @@ def verdict(name: str) -> str:
 def row(name: str) -> str:
     """One line of the table."""
     model = zoo.build(name)
-    headed = isinstance(model, zoo.BodyWithHead)
-    tested = f"{type(model.model).__name__} + head" if headed else type(model).__name__
     layer = reading.layers(model)[-1]
     counted = [f"{layer.routed} × {layer.width}"] if layer.routed else []
     if layer.shared is not None:
         counted.append("{} × {}".format(*layer.shared_split))
-    cells = (name.replace("/", ": ").replace("_", "\\_"), tested, " + ".join(counted))
-    return f"| {' | '.join(cells)} | {'; '.join(special(name)) or '–'} | {verdict(name)} |"
+    what = [" + ".join(counted)]
+    if name in zoo.DENSE:
+        what = [", ".join(key for key, map_ in layer.block.named_children() if isinstance(map_, nn.Linear))]
+    return line(
+        name, tested(model), *(escaped(cell) for cell in what), "; ".join(special(name, model)) or "–", verdict(name)
+    )
+
+
+def tested(model: nn.Module) -> str:
+    """The class that was built."""
+    headed = isinstance(model, zoo.BodyWithHead)
+    return f"{type(model.model).__name__} + head" if headed else type(model).__name__
+
+
+def escaped(text: str) -> str:
+    """Text in which Markdown sees no emphasis."""
+    return text.replace("_", "\\_")
+
+
+def line(name: str, *cells: str) -> str:
+    """One line of a table."""
+    return f"| {' | '.join((escaped(name.replace('/', ': ')), *cells))} |"
 
 
 def page() -> str:
@@ -108,16 +144,28 @@ def page() -> str:
     rows = {name: row(name) for name in found}
     refused = sum("| refused: " in line for line in rows.values())
     measured = sum(line.endswith("| measured |") for line in rows.values())
-    header = ["| architecture | class | experts | what is special | verdict |", "|---|---|---|---|---|"]
-    others = [row(name) for name in (*zoo.VARIANTS, *zoo.DENSE)]
     introduction = INTRODUCTION.format(
         version=transformers.__version__,
         measured=measured,
         found=len(found),
         refused=f"; {refused} are refused by name, with the reason" if refused else "",
     )
-    second = "Other settings of these, and dense models (one always-on expert a layer):"
-    return introduction + "\n".join([*header, *rows.values(), "", second, "", *header, *others, ""])
+    unsupported = [
+        line(name, tested(zoo.build(name)), escaped(verdict(name)).removeprefix("refused: "))
+        for name in zoo.UNSUPPORTED
+    ]
+    return "\n".join([
+        introduction + table("class", "experts", "what is special", "verdict"), *rows.values(), "",
+        "Other settings of these:", "",
+        table("class", "experts", "what is special", "verdict"), *map(row, zoo.VARIANTS), "",
+        DENSE + table("class", "the MLP's linear maps", "what is special", "verdict"), *map(row, zoo.DENSE), "",
+        REFUSED + table("class", "reason"), *unsupported, "",
+    ])  # fmt: skip
+
+
+def table(*columns: str) -> str:
+    """A table's head; its first column is the architecture."""
+    return f"| architecture | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
 
 
 if __name__ == "__main__":

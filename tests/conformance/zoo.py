@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +21,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 VOCABULARY = 64
-DENSE = ("llama", "qwen2", "qwen3")  # one always-on expert a layer: no dispatch, so they are not found but named
 
 # Given to every config that has a field of the name.
 GENERIC: dict[str, Any] = {
@@ -76,16 +76,17 @@ GENERIC: dict[str, Any] = {
     "num_dense_layers": 1,
     "num_mtp_layers": 0,
     "num_nextn_predict_layers": 0,
-    # widths: 24 is twice an expert's 12, so some shared MLPs are two experts; 20 is no multiple, so some are one
-    "intermediate_size": 24,
-    "moe_intermediate_size": 12,
-    "dense_intermediate_size": 28,
-    "prefix_dense_intermediate_size": 28,
-    "shared_intermediate_size": 20,
-    "shared_expert_intermediate_size": 20,
-    "shared_experts_intermediate_size": 20,
-    "moe_shared_expert_intermediate_size": 20,
-    "moe_hidden_size": 20,
+    # widths: 32 is twice an expert's 16, so some shared MLPs are two experts; 24 is no multiple, so some are one. All
+    # are multiples of 8, which grouped_mm wants in bfloat16.
+    "intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "dense_intermediate_size": 40,
+    "prefix_dense_intermediate_size": 40,
+    "shared_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
+    "shared_experts_intermediate_size": 24,
+    "moe_shared_expert_intermediate_size": 24,
+    "moe_hidden_size": 24,
     "n_shared_experts": 2,
     "num_shared_experts": 2,
     "moe_num_shared_experts": 2,
@@ -174,7 +175,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "ernie4_5_moe": Recipe(),
     # Two sets of experts a layer, for text and for images, of different widths; text runs through the first.
-    "ernie4_5_vl_moe": Recipe({"moe_intermediate_size": [12, 8], **_rope(1, 1, 2)}),
+    "ernie4_5_vl_moe": Recipe({"moe_intermediate_size": [16, 8], **_rope(1, 1, 2)}),
     "exaone_moe": Recipe(),
     "flex_olmo": Recipe(),
     "flint": Recipe(),
@@ -244,6 +245,62 @@ VARIANTS: dict[str, Recipe] = {
     "nemotron_h/no_latent": Recipe({**NEMOTRON_LAYERS, "mlp_bias": True}),
 }
 
+# One always-on expert a layer: no dispatch, so they are not found but named.
+_OLD_NAMES = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+DENSE: dict[str, Recipe] = {
+    "llama": Recipe(),
+    "qwen2": Recipe(),
+    "qwen3": Recipe(),
+    "codegen": Recipe({**_OLD_NAMES, "n_inner": 32, "rotary_dim": 8}),
+    "cohere": Recipe(),
+    "falcon": Recipe({"ffn_hidden_size": 32, "bias": True}),
+    "gemma2": Recipe(),
+    "gemma3": Recipe(config="Gemma3TextConfig"),
+    "gpt_neo": Recipe({"num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4}),
+    "gpt_neox": Recipe(),
+    "gptj": Recipe({**_OLD_NAMES, "n_inner": 32, "rotary_dim": 8}),
+    "granite": Recipe(),
+    "nemotron": Recipe(),
+    "olmo2": Recipe(),
+    "phi": Recipe(),
+    "phi3": Recipe(),
+    "smollm3": Recipe(),
+    "stablelm": Recipe(),
+    "starcoder2": Recipe(),
+}
+
+# Outside of the dispatch, and of another structure than those above.
+UNSUPPORTED: dict[str, Recipe] = {
+    "bitnet": Recipe(),
+    "bloom": Recipe({"n_layer": 2, "n_head": 4}),
+    "dbrx": Recipe(
+        {
+            "d_model": 32,
+            "n_heads": 4,
+            "n_layers": 2,
+            "max_seq_len": 64,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+            "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2},
+        }
+    ),
+    "gemma3n": Recipe(
+        {
+            "activation_sparsity_pattern": [0.5, 0.5, 0.5],
+            "num_kv_shared_layers": 0,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "laurel_rank": 8,
+        },
+        model="Gemma3nForCausalLM",
+        config="Gemma3nTextConfig",
+    ),
+    "gpt2": Recipe({**_OLD_NAMES, "n_inner": 32}, model="GPT2LMHeadModel"),
+    "llama4": Recipe({"intermediate_size_mlp": 32}, model="Llama4ForCausalLM", config="Llama4TextConfig"),
+    "mamba": Recipe({"state_size": 8}),
+    "mpt": Recipe({"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}),
+    "opt": Recipe({"ffn_dim": 32, "word_embed_proj_dim": 32}),
+}
+
 
 def dispatched_architectures() -> list[str]:
     """Names of all modelling modules of the installed transformers with experts that run through its dispatch."""
@@ -259,8 +316,37 @@ def build(name: str, seed: int = 1) -> nn.Module:
 
     Raises KeyError when no config is known for the architecture.
     """
+    model = _construct(name, seed)
+    _randomise(model, torch.Generator().manual_seed(seed))
+    return model.float().eval().requires_grad_(False)
+
+
+def build_in_bfloat16(name: str) -> nn.Module:
+    """The same model as `from_pretrained(dtype=bfloat16)` loads it.
+
+    That is, built with bfloat16 as default type, so that what a class wants in another type has it, and in float32 what
+    the class names in `_keep_in_fp32_modules_strict`.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = _construct(name, 1)
+    finally:
+        torch.set_default_dtype(before)
+    body = model.model if isinstance(model, BodyWithHead) else model
+    kept = [entry.replace("*", ".*") for entry in body._keep_in_fp32_modules_strict]
+    with torch.no_grad():
+        whole = build(name)
+        values = dict([*whole.named_parameters(), *whole.named_buffers()])
+        for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            dtype = torch.float32 if any(re.search(entry, key) for entry in kept) else tensor.dtype
+            tensor.data = values[key].detach().to(dtype)
+    return model.eval().requires_grad_(False)
+
+
+def _construct(name: str, seed: int) -> nn.Module:
     architecture = name.partition("/")[0]
-    recipe = {**RECIPES, **VARIANTS, **{dense: Recipe() for dense in DENSE}}.get(name)
+    recipe = {**RECIPES, **VARIANTS, **DENSE, **UNSUPPORTED}.get(name)
     if recipe is None:
         raise KeyError(f"no config known for {name}; add one to RECIPES")
     modelling = importlib.import_module(f"transformers.models.{architecture}.modeling_{architecture}")
@@ -269,10 +355,7 @@ def build(name: str, seed: int = 1) -> nn.Module:
     config_class = getattr(configuration, recipe.config) if recipe.config else _config_class(model_class, configuration)
     torch.manual_seed(seed)
     model = model_class(_config(config_class, recipe.values))
-    if not hasattr(model, "lm_head"):
-        model = BodyWithHead(model)
-    _randomise(model, torch.Generator().manual_seed(seed))
-    return model.float().eval().requires_grad_(False)
+    return model if model.get_output_embeddings() is not None else BodyWithHead(model)
 
 
 class BodyWithHead(nn.Module):
@@ -352,7 +435,7 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
         kind = name.rsplit(".", 1)[-1]
         if kind == "balancing_biases":
             buffer.data[-1] += 1.0  # the choice of no expert at all, which starts out as unlikely
-        elif "bias" in kind:  # of the router's choice
+        elif "bias" in kind and buffer.is_floating_point():  # of the router's choice
             buffer.data += 0.2 * noise(buffer)
         elif kind == "layer_scalar":
             buffer.data.fill_(0.8)

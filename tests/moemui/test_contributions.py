@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -146,6 +148,92 @@ def test_per_token_equals_the_slow_oracle(family):
         assert next(found, None) is None
 
 
+@functools.cache
+def long_oracle(family):
+    """A model, a sample so long that most scores are out of reach of the first ranks, and its slow oracle."""
+    model = tiny_models.build(family)
+    g = torch.Generator().manual_seed(4)
+    ids = torch.randint(3, 97, (36,), generator=g).tolist()
+    return model, Sample("long", ids[:4], ids[4:]), tiny_models.oracle(model, ids[:4], ids[4:])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "gpt_oss", "llama"])
+def test_few_ranks_equal_the_slow_oracle(family, count):
+    model, sample, layers = long_oracle(family)
+    neurons = layers[0]["glu"].shape[1]
+    options = Options(largest_threshold=(count + 0.5) / neurons, selections=("pairs", "neurons", "per_token"))
+    chunk = Scorer(model, options).score([sample])
+    for formulation in contributions.FORMULATIONS:
+        per_token = zip(*(values.tolist() for values in chunk.per_token[formulation][:2]), strict=True)
+        for place, expected in enumerate(layers):
+            values = expected[formulation]
+            token, neuron = np.nonzero(~np.isnan(values))
+            order = np.lexsort((neuron, token, -values[token, neuron]))
+            entries = [(int(neuron[i]), int(token[i])) for i in order]
+            first_of_neuron = {j: (j, t) for j, t in reversed(entries)}
+            best = sorted(first_of_neuron.values(), key=entries.index)
+            for selection, wanted in (("pairs", entries[:count]), ("neurons", best[:count])):
+                found = (array[0, place].tolist() for array in chunk.ranked[formulation, selection][:2])
+                assert list(zip(*found, strict=True)) == wanted
+            ranks: dict[int, int] = {}
+            for row in values:
+                used = np.flatnonzero(~np.isnan(row))
+                for rank, j in enumerate(used[np.lexsort((used, -row[used]))][:count]):
+                    ranks[int(j)] = min(rank, ranks.get(int(j), rank))
+            mine = list(itertools.islice(per_token, int(chunk.per_token[formulation][2][0, place])))
+            assert mine == sorted(ranks.items(), key=lambda item: (item[1], item[0]))
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "qwen2_moe"])
+def test_without_gate_weighting_scores_are_the_oracles_over_the_routers_weight(family):
+    model, batch = tiny_models.build(family), samples()
+    chunk = Scorer(model, replace(EVERYTHING, gate_weighting=False)).score(batch)
+    assert chunk.conservation.max() < 1e-5  # checked with the weights all the same
+    for s, sample in enumerate(batch):
+        if not sample.response:
+            continue
+        layers = tiny_models.oracle(model, list(sample.prompt), list(sample.response))
+        for place, (expected, weight) in enumerate(zip(layers, gate_weights(model, sample), strict=True)):
+            for formulation in ("projection", "glu"):
+                values = expected[formulation] / weight
+                neuron, token, score = (a[s, place] for a in chunk.ranked[formulation, "pairs"])
+                kept = neuron >= 0
+                best = np.sort(values[~np.isnan(values)])[::-1][: kept.sum()]
+                np.testing.assert_allclose(score[kept], values[token[kept], neuron[kept]], rtol=2e-4, atol=2e-6)
+                np.testing.assert_allclose(score[kept], best, rtol=2e-4, atol=2e-6)
+                neuron, token, score = (a[s, place] for a in chunk.ranked[formulation, "neurons"])
+                kept = neuron >= 0
+                assert kept.sum() == (~np.isnan(values)).any(0).sum()
+                np.testing.assert_allclose(score[kept], values[token[kept], neuron[kept]], rtol=2e-4, atol=2e-6)
+                np.testing.assert_allclose(score[kept], np.nanmax(values[:, neuron[kept]], 0), rtol=2e-4, atol=2e-6)
+
+
+def gate_weights(model, sample):
+    """G of every response token and neuron, one array a MoE layer, from what the router and shared gate put out."""
+    blocks = [layer.mlp for layer in model.model.layers if hasattr(layer.mlp, "experts")]
+    routed, shared = [], []
+    handles = [block.gate.register_forward_hook(lambda m, a, out: routed.append(out[-2:])) for block in blocks]
+    for block in blocks:
+        if hasattr(block, "shared_expert_gate"):
+            gate = block.shared_expert_gate
+            handles.append(gate.register_forward_hook(lambda m, a, out: shared.append(out.sigmoid().reshape(-1))))
+    model(input_ids=torch.tensor([[*sample.prompt, *sample.response]]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    layers = []
+    for place, ((weight, expert), layer) in enumerate(zip(routed, families.sites(model), strict=True)):
+        size = layer.layer
+        every = torch.ones(len(weight), size.neurons)
+        by_expert = torch.zeros(len(weight), size.routed).scatter_(1, expert, weight)
+        every[:, : size.routed * size.width] = by_expert.repeat_interleave(size.width, 1)
+        if shared:
+            every[:, size.routed * size.width :] = shared[place][:, None]
+        first = len(sample.prompt) - 1
+        layers.append(every[first : first + len(sample.response)].double().numpy())
+    return layers
+
+
 def test_routing_counts_and_gate_mass():
     model = tiny_models.build("deepseek_v2")
     chunk = Scorer(model, EVERYTHING).score(samples())
@@ -156,18 +244,38 @@ def test_routing_counts_and_gate_mass():
     assert (chunk.gate_mass[:, :, 8:] == lengths[:, None, None]).all()  # with weight 1
 
 
-def test_same_token_alignment_scores_the_state_at_the_token():
-    model = tiny_models.build("olmoe")
+@pytest.mark.parametrize("gate_weighting", [True, False])
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2"])
+def test_a_factor_that_a_block_applies_after_its_experts_belongs_to_the_routers_weight(family, gate_weighting):
+    model, sample = tiny_models.build(family), samples()[4]
+    plain = Scorer(model, EVERYTHING).score([sample])
+    last = model.model.layers[-1].mlp  # no other layer sees the change
+    last.register_forward_hook(lambda module, args, output: 0.5 * output)
+    halved = Scorer(model, replace(EVERYTHING, gate_weighting=gate_weighting)).score([sample])
+    np.testing.assert_allclose(halved.gate_mass[0, -1], 0.5 * plain.gate_mass[0, -1], rtol=1e-6)
+    np.testing.assert_array_equal(halved.gate_mass[0, :-1], plain.gate_mass[0, :-1])
+    if gate_weighting:
+        neuron, token, score = (array[0, -1] for array in plain.ranked["glu", "pairs"])
+        np.testing.assert_array_equal(halved.ranked["glu", "pairs"][0][0, -1], neuron)
+        np.testing.assert_array_equal(halved.ranked["glu", "pairs"][1][0, -1], token)
+        np.testing.assert_allclose(halved.ranked["glu", "pairs"][2][0, -1], 0.5 * score, rtol=1e-5, atol=1e-7)
+    assert halved.conservation.max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "llama"])
+def test_same_token_alignment_scores_the_state_at_the_token(family):
+    model = tiny_models.build(family)
     prompt, response = [5, 6, 7], [11, 12]
     shifted = Scorer(model, Options(largest_threshold=1.0, alignment="same_token")).score(
         [Sample("a", prompt, response)]
     )
     # The state at y_t predicts what follows, so pairing it with y_t's row is next_token scoring of y_{t+1} := y_t.
     for t, target in enumerate(response):
-        expected = tiny_models.oracle(model, [*prompt, *response[: t + 1]], [target])[0]["glu"][0]
-        neuron, token, score = (a[0, 0] for a in shifted.ranked["glu", "pairs"])
-        mine = token == t
-        np.testing.assert_allclose(score[mine], expected[neuron[mine]], rtol=2e-4, atol=2e-6)
+        for place, expected in enumerate(tiny_models.oracle(model, [*prompt, *response[: t + 1]], [target])):
+            neuron, token, score = (a[0, place] for a in shifted.ranked["glu", "pairs"])
+            mine = token == t
+            assert mine.any()
+            np.testing.assert_allclose(score[mine], expected["glu"][0][neuron[mine]], rtol=2e-4, atol=2e-6)
 
 
 def test_end_of_sequence_is_left_out_unless_asked_for():
@@ -183,6 +291,71 @@ def test_final_norm_folds_the_norm_into_the_head():
     folded = families.unembedding(model, "final_norm")
     expected = model.lm_head.weight * model.model.norm.weight
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek_v2"])
+def test_final_norm_scores_are_those_of_a_head_multiplied_by_hand(family):
+    model, twin = tiny_models.build(family), tiny_models.build(family)
+    twin.lm_head.weight *= twin.model.norm.weight
+    folded = Scorer(model, replace(EVERYTHING, head="final_norm")).score(samples())
+    by_hand = Scorer(twin, EVERYTHING).score(samples())
+    raw = Scorer(model, EVERYTHING).score(samples())
+    for setting, (neuron, token, score) in by_hand.ranked.items():
+        np.testing.assert_array_equal(folded.ranked[setting][0], neuron)
+        np.testing.assert_array_equal(folded.ranked[setting][1], token)
+        np.testing.assert_allclose(folded.ranked[setting][2], score, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(raw.ranked["glu", "pairs"][2], by_hand.ranked["glu", "pairs"][2], rtol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["llama", "deepseek_v2"])
+def test_a_head_of_another_type_than_the_blocks_is_scored_at_the_coarser_tolerance(family):
+    mixed = tiny_models.build(family).to(torch.bfloat16)
+    mixed.lm_head.float()
+    scorer = Scorer(mixed, EVERYTHING)
+    assert scorer.tolerance == contributions.TOLERANCE[torch.bfloat16]
+    chunk = scorer.score(samples())
+    # The head's rows were rounded to bfloat16 once, so the whole model in bfloat16 has the same numbers.
+    half = Scorer(tiny_models.build(family).to(torch.bfloat16), EVERYTHING).score(samples())
+    for setting, (_, _, score) in half.ranked.items():
+        largest = np.abs(score).max(2, keepdims=True)
+        assert (np.abs(chunk.ranked[setting][2] - score) <= 0.02 * largest).all()
+
+
+@pytest.mark.parametrize("family", ["olmoe", "llama"])
+def test_the_default_type_of_torch_changes_nothing(family):
+    model = tiny_models.build(family)
+    expected = Scorer(model, EVERYTHING).score(samples())
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = Scorer(model, EVERYTHING).score(samples())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for setting, arrays in expected.ranked.items():
+        for mine, other in zip(arrays, found.ranked[setting], strict=True):
+            np.testing.assert_array_equal(mine, other)
+    np.testing.assert_array_equal(expected.gate_mass, found.gate_mass)
+
+
+def test_an_offloaded_head_is_refused_by_name():
+    model = tiny_models.build("olmoe")
+    model.lm_head.to("meta")
+    with pytest.raises(families.UnsupportedModelError, match="the output embedding is not in memory"):
+        Scorer(model, EVERYTHING)
+
+
+@pytest.mark.parametrize(("family", "routed", "shared"), [("deepseek_v2", 2, 1), ("gpt_oss", 2, 0), ("llama", 0, 1)])
+def test_prompt_and_padding_tokens_cost_no_activations(family, routed, shared, monkeypatch):
+    scorer, kept = Scorer(tiny_models.build(family), EVERYTHING), []
+    observe = scoring.BatchScores.observe
+
+    def spy(self, position, passed):
+        rows = sum(len(span.activation) for span in passed.routed or ())
+        kept.append((rows, 0 if passed.shared is None else len(passed.shared.activation)))
+        return observe(self, position, passed)
+
+    monkeypatch.setattr(scoring.BatchScores, "observe", spy)
+    scorer.score([Sample("a", [5] * 40, [7, 8, 9]), Sample("b", [5, 6], [7, 8])])
+    assert kept == [(5 * routed, 5 * shared)] * len(scorer.sites)
 
 
 def test_a_part_that_was_not_seen_fails():
@@ -261,6 +434,9 @@ def test_an_empty_prompt_and_a_foreign_token_are_refused_by_name():
         scorer.score([Sample("q7", [], [5])])
     with pytest.raises(ValueError, match="sample q8 holds token 97, but the head has 97 rows"):
         scorer.score([Sample("q8", [5], [97])])
+    for sample in (Sample("q9", [5], [7, -1, 8]), Sample("q9", [-1], [7])):
+        with pytest.raises(ValueError, match=r"sample q9 holds token -1"):
+            scorer.score([sample])
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=30), st.integers(1, 120))
@@ -278,6 +454,9 @@ def test_batches_hold_every_wanted_sample_once_within_the_budget(items, budget):
         ({"alignment": "last"}, "alignment is .*last"),
         ({"selections": ()}, "selections is"),
         ({"largest_threshold": 10}, "largest_threshold is 10; it is a share"),
+        ({"formulations": ("glu", "glu")}, r"formulations is \['glu', 'glu'\]"),
+        ({"selections": ("pairs", "neurons", "pairs")}, r"selections is \['pairs', 'neurons', 'pairs'\]"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens is 0"),
     ],
 )
 def test_options_name_what_is_allowed(wrong, message):

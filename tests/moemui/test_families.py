@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import transformers
+from torch import nn
 
 import tiny_models
-from moemui.families import UnsupportedModelError, geometry, sites
+from conformance import zoo
+from moemui.families import UnsupportedModelError, geometry, sites, unembedding
 from moemui.geometry import Layer
 
 
@@ -56,7 +59,7 @@ def test_experts_on_the_layer_itself_have_the_mlp_beside_them_as_shared_expert()
 def test_projections_that_are_no_linear_maps_are_refused_by_name():
     config = transformers.GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4)
     with pytest.raises(
-        UnsupportedModelError, match=r"transformer\.h\.0\.mlp \(GPT2MLP\) has no gate_proj, up_proj and"
+        UnsupportedModelError, match=r"transformer\.h\.0\.mlp\.c_fc is a Conv1D of torch\.float32, so its weights"
     ):
         sites(transformers.GPT2LMHeadModel(config))
 
@@ -68,3 +71,95 @@ def test_experts_outside_the_dispatch_are_refused_by_name():
     )  # fmt: skip
     with pytest.raises(UnsupportedModelError, match=r"layers\.0\.feed_forward \(Llama4TextMoe\) has experts outside"):
         sites(transformers.Llama4ForCausalLM(config))
+
+
+class OtherExperts(nn.Module):
+    """A MoE block whose experts are one linear map of its own."""
+
+    def __init__(self, block, name):
+        super().__init__()
+        self.gate = block.gate
+        self.add_module(name, nn.Linear(32, 32))
+        self.name = name
+
+    def forward(self, states):
+        return self.get_submodule(self.name)(states)
+
+
+@pytest.mark.parametrize("name", ["experts", "experts_packed"])
+def test_one_layer_with_experts_of_another_kind_is_refused_and_not_skipped(name):
+    model = tiny_models.build("olmoe")
+    model.model.layers[1].mlp = OtherExperts(model.model.layers[1].mlp, name)
+    with pytest.raises(UnsupportedModelError, match=rf"model\.layers\.1.*{name} outside the dispatch"):
+        sites(model)
+
+
+def test_a_layer_whose_mlp_has_another_name_is_refused_and_not_skipped():
+    model = tiny_models.build("llama")
+    layer = model.model.layers[1]
+    layer.perceptron = layer.mlp
+    del layer.mlp
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.1 .*perceptron"):
+        sites(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "olmoe"])
+@pytest.mark.parametrize("what", ["the layer", "the block"])
+def test_layers_that_share_a_module_are_refused_by_name(family, what):
+    model = tiny_models.build(family)
+    layers = model.model.layers
+    if what == "the layer":
+        layers[2] = layers[0]
+    else:
+        layers[2].mlp = layers[0].mlp
+    with pytest.raises(
+        UnsupportedModelError, match=r"model\.layers\.2\.mlp is the same module as model\.layers\.0\.mlp"
+    ):
+        sites(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+@pytest.mark.parametrize("weight", ["gate_up_proj", "down_proj"])
+def test_quantised_experts_are_refused_with_their_type(weight, dtype):
+    model = tiny_models.build("olmoe")
+    experts = getattr(model.model.layers[1].mlp.experts, weight)
+    experts.data = experts.data.to(dtype)
+    with pytest.raises(UnsupportedModelError, match=rf"layers\.1\.mlp\.experts\.{weight} is quantised \({dtype}\)"):
+        sites(model)
+
+
+@pytest.mark.parametrize(
+    ("family", "norm"), [("llama", "norm"), ("jamba", "final_layernorm"), ("nemotron_h", "norm_f")]
+)
+def test_the_final_norm_is_found_by_any_name(family, norm):
+    model = zoo.build(family)
+    expected = model.lm_head.weight * getattr(model.model, norm).weight
+    torch.testing.assert_close(unembedding(model, "final_norm"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_final_norm_of_one_plus_its_weight_is_folded_so():
+    config = transformers.Gemma2Config(**tiny_models.COMMON, head_dim=8, intermediate_size=24)
+    model = transformers.Gemma2ForCausalLM(config).eval().requires_grad_(False)
+    weight = model.model.norm.weight
+    weight.copy_(torch.linspace(-0.5, 0.5, len(weight)))
+    expected = model.lm_head.weight * (1 + weight)
+    torch.testing.assert_close(unembedding(model, "final_norm"), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [
+        (transformers.StableLmConfig, transformers.StableLmForCausalLM),
+        (transformers.PhiConfig, transformers.PhiForCausalLM),
+        (transformers.OlmoConfig, transformers.OlmoForCausalLM),  # a layer norm without weight and bias
+    ],
+    ids=["StableLM", "Phi", "OLMo"],
+)
+def test_a_final_layer_norm_is_refused_by_name(config, model):
+    built = model(config(**tiny_models.COMMON, intermediate_size=24)).requires_grad_(False)
+    for name, parameter in built.model.named_parameters():
+        if name.startswith(("norm.bias", "final_layernorm.bias")):
+            parameter.copy_(torch.linspace(0.1, 1.0, len(parameter)))
+    assert unembedding(built, "raw") is built.lm_head.weight
+    with pytest.raises(UnsupportedModelError, match=r"the final norm \w*LayerNorm is no plain scaling; use head: raw"):
+        unembedding(built, "final_norm")

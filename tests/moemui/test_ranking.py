@@ -1,4 +1,4 @@
-"""Ranking against sorting everything, with ties on purpose."""
+"""Ranking against sorting everything, with ties on purpose, and however the slots are grouped."""
 
 from __future__ import annotations
 
@@ -66,6 +66,56 @@ def test_equals_sorting_everything(problem):
         for rank, (_, _, neuron) in enumerate(alone[:ranks]):
             ranked[sample, neuron] = min(rank, ranked.get((sample, neuron), ranks))
     assert found == {(sample, neuron, rank) for (sample, neuron), rank in ranked.items()}
+
+
+@st.composite
+def divided(draw):
+    """Slots of few experts and many tokens, so that bounds prune, and places to cut them at, also inside an expert.
+
+    One to two samples, ranks, the slots of 2 routed experts of 3 neurons and of 1 shared one of 5, and cuts of each.
+    """
+    samples, tokens = draw(st.integers(1, 2)), draw(st.integers(1, 12))
+    values = st.integers(-20, 20).map(float)
+    rows = {}
+    for kind, experts, width in (("routed", (0, 1), 3), ("shared", (2,), 5)):
+        rows[kind] = [
+            (expert, sample, token, draw(st.lists(values, min_size=width, max_size=width)))
+            for expert in experts
+            for sample in range(samples)
+            for token in sorted(draw(st.sets(st.integers(0, tokens - 1), min_size=kind == "shared")))
+        ]
+    cuts = {kind: sorted(draw(st.lists(st.integers(0, len(items)), max_size=5))) for kind, items in rows.items()}
+    return samples, draw(st.integers(1, 6)), rows, cuts
+
+
+def cut(items, width, places):
+    """The slots in groups that end at the given places and at the end."""
+    ends = [*places, len(items)]
+    return [slots(items[start:end], width) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def ranked_all_ways(groups, samples, ranks):
+    """Neurons, tokens and scores by pairs and by neurons, then the entries per token, as lists."""
+    found = [to_arrays(rank(groups, samples, ranks), samples, ranks) for rank in (rank_pairs, rank_neurons)]
+    found.append(rank_per_token(groups, samples, ranks))
+    return [[values.tolist() for values in arrays] for arrays in found]
+
+
+@settings(max_examples=300, deadline=None)
+@given(divided())
+def test_groups_never_change_a_rank(problem):
+    samples, ranks, rows, cuts = problem
+    whole = [slots(rows["routed"], 3), slots(rows["shared"], 5)]
+    parts = cut(rows["routed"], 3, cuts["routed"]) + cut(rows["shared"], 5, cuts["shared"])
+    assert ranked_all_ways(parts, samples, ranks) == ranked_all_ways(whole, samples, ranks)
+
+
+def test_an_expert_in_two_groups_counts_its_neurons_once():
+    # Neuron 0 leads both groups; counted twice, it would raise the bound above neuron 1's 5.
+    rows = [(0, 0, 0, [10.0, 0, 0, 0]), (0, 0, 1, [9.0, 0, 0, 0]), (0, 0, 2, [0, 5.0, 4, 3])]
+    for places in ([], [1], [2], [1, 2]):
+        neuron, token, score = to_arrays(rank_neurons(cut(rows, 4, places), 1, 2), 1, 2)
+        assert (neuron.tolist(), token.tolist(), score.tolist()) == ([[0, 1]], [[0, 2]], [[10.0, 5.0]])
 
 
 def test_entries_per_token_come_by_sample_rank_and_neuron():
