@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from _job import run
-from moemui import checkpoints, extraction, families
+from moemui import checkpoints, extraction, heads
 from moemui.contributions import Options, Scorer
 from moemui.responses import read_responses
 
@@ -35,7 +35,7 @@ def main(
         extraction.check(found, path)
     pinned = json.loads(manifest.read_text())
     loaded, tokenizer = checkpoints.load(pinned, **loading)
-    scorer = Scorer(loaded, Options.from_mapping(options), eos_ids=families.end_tokens(loaded, tokenizer))
+    scorer = Scorer(loaded, Options.from_mapping(options), eos_ids=heads.end_tokens(loaded, tokenizer))
     attributes = {"model": model, "checkpoint": checkpoint, "code": code}
     attributes |= extraction.provenance(loaded, tokenizer, pinned)
     number, count = shard

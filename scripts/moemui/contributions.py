@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from moemui import families, scoring
+from moemui import families, heads, scoring
 from moemui.capture import Tap, experts_implementation
 from moemui.chunk_scores import ChunkScores
 from moemui.families import Foreign
@@ -108,7 +108,7 @@ class Scorer:
         self.model, self.options, self.eos_ids, self.padding_side = model, options, frozenset(eos_ids), padding_side
         self.sites = families.sites(model)
         self.geometry = families.geometry(self.sites)
-        self.head = families.unembedding(model, options.head)
+        self.head = heads.unembedding(model, options.head)
         self.ranks = options.ranks(self.geometry)
         if self.head.is_meta:
             raise families.UnsupportedModelError(

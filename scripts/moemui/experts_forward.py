@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from transformers.integrations.moe import _default_apply_gate, _grouped_linear
 
-from moemui.families import Foreign, UnsupportedModelError, norm_weight
+from moemui.families import Foreign, UnsupportedModelError
+from moemui.heads import norm_weight
 from moemui.mlps import UpProbe, probe_up
 
 SPAN_SLOTS = 1024  # on a CPU: 1 MB an array of 256 neurons in float32

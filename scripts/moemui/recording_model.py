@@ -17,7 +17,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from moemui.families import end_tokens
+from moemui.heads import end_tokens
 from moemui.progress import Progress, silent
 
 

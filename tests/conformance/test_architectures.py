@@ -156,7 +156,18 @@ TAMPERED = {
     louder: ("olmoe", "qwen2_moe", "gpt_oss", "deepseek_v4", "granitemoeshared", "inkling", "muse_spark", "llama"),
     without_shared: ("deepseek_v2", "qwen2_moe", "granitemoehybrid", "ernie4_5_vl_moe", "gemma4", "inkling"),
     without_an_expert: ("olmoe", "gpt_oss", "nemotron_h/no_latent", "diffusion_gemma"),
-    without_map: ("axk1", "beam", "cohere2_moe", "laguna", "minimax_m3_vl", "openai_privacy_filter", "qwen3_next"),
+    without_map: (
+        "axk1",
+        "beam",
+        "cohere2_moe",
+        "diffusion_gemma",
+        "gemma4",
+        "laguna",
+        "minimax_m3_vl",
+        "nemotron_h",
+        "openai_privacy_filter",
+        "qwen3_next",
+    ),
     without_bias: ("nemotron_h/biases",),
 }
 

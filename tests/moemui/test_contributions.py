@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny_models
-from moemui import contributions, families, scoring
+from moemui import contributions, families, heads, scoring
 from moemui.capture import IMPLEMENTATION
 from moemui.contributions import ConservationError, Options, Sample, Scorer, batches
 
@@ -288,7 +288,7 @@ def test_end_of_sequence_is_left_out_unless_asked_for():
 
 def test_final_norm_folds_the_norm_into_the_head():
     model = tiny_models.build("llama")
-    folded = families.unembedding(model, "final_norm")
+    folded = heads.unembedding(model, "final_norm")
     expected = model.lm_head.weight * model.model.norm.weight
     torch.testing.assert_close(folded, expected, rtol=1e-5, atol=1e-6)
 
