@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers.integrations.moe import _default_apply_gate, _grouped_linear
@@ -72,6 +73,7 @@ class TappedExperts:
 
 
 _TAPPED: dict[Foreign, TappedExperts] = {}
+_PROBES: WeakKeyDictionary[Foreign, UpProbe] = WeakKeyDictionary()  # a tap comes with every batch, a gate once
 
 
 def tap(experts: Foreign, tapped: TappedExperts) -> Callable[[], object]:
@@ -87,6 +89,8 @@ def up_probe(experts: Foreign, name: str) -> UpProbe | None:
     """
     if not experts.has_gate or (type(experts)._apply_gate is _default_apply_gate and experts.is_concatenated):
         return None
+    if experts in _PROBES:
+        return _PROBES[experts]
 
     def at(gate: float, up: float, others: float | None = None) -> float:
         probe = torch.full((1, 8), gate if others is None else others, device=experts.down_proj.device).float()
@@ -94,7 +98,7 @@ def up_probe(experts: Foreign, name: str) -> UpProbe | None:
         probe[0, 0] = gate  # in either layout the first number is the first neuron's gate
         return float(experts._apply_gate(probe)[0, 0])
 
-    return probe_up(f"{name} ({type(experts).__name__})", at)
+    return _PROBES.setdefault(experts, probe_up(f"{name} ({type(experts).__name__})", at))
 
 
 def forward(
@@ -127,31 +131,8 @@ def forward(
                 norm = None if tapped.passed is None else frozen_norm(self.post_expert_norm, output, normed)
                 output = normed
             if tapped.passed is not None:
-                used = weight != 0 if tapped.wanted is None else (weight != 0) & tapped.wanted.to(token.device)[token]
-                kept = used.nonzero()[:, 0]
-
-                def rows(values: torch.Tensor, kept: torch.Tensor = kept) -> torch.Tensor:
-                    return values if len(kept) == len(values) else values[kept]
-
-                if activation is None:
-                    assert tapped.probe is not None
-                    alone = rows(gate_up)
-                    _up_part(self, alone).fill_(tapped.probe.up)  # gate_up has done its work
-                    activation = tapped.probe.activation(self._apply_gate(alone))
-                else:
-                    activation = rows(activation)
-                if len(kept):
-                    passed.append(
-                        RoutedSpan(
-                            rows(token),
-                            rows(expert),
-                            rows(weight).float(),
-                            activation,
-                            rows(intermediate),
-                            group,
-                            None if norm is None else rows(norm),
-                        )
-                    )
+                span = RoutedSpan(token, expert, weight, activation, intermediate, group, norm)
+                passed += _kept(self, tapped, span, gate_up)
             if output.dtype == weight.dtype:
                 output.mul_(weight.unsqueeze(-1))
             else:
@@ -234,8 +215,11 @@ def _ends(expert: torch.Tensor, first: int, last: int) -> torch.Tensor:
 
 def _outputs(
     experts: Foreign, tapped: TappedExperts, states: torch.Tensor, expert: torch.Tensor, group: _Group
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Output (slots, H), gate_up (slots, 2N), and (slots, N): act(x W_gate) where it comes about, W_down's input."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Output (slots, H), gate_up (slots, 2N), and (slots, N): act(x W_gate) and what is multiplied with W_down.
+
+    With a gate of their own, experts give act(gate) · up at once; then the third is the fourth.
+    """
     if not experts.has_gate:
         gate_up = group.linear(states, "up_proj", expert)
         activation = intermediate = experts.act_fn(gate_up)
@@ -246,10 +230,36 @@ def _outputs(
             activation = experts.act_fn(gate)
             intermediate = activation * up
         else:
-            activation, intermediate = None, experts._apply_gate(gate_up)
+            activation = intermediate = experts._apply_gate(gate_up)
     if tapped.keep is not None:
         intermediate = intermediate * tapped.keep.to(intermediate)[expert]
     return group.linear(intermediate, "down_proj", expert), gate_up, activation, intermediate
+
+
+def _kept(experts: Foreign, tapped: TappedExperts, span: RoutedSpan, gate_up: torch.Tensor) -> list[RoutedSpan]:
+    """A span with the slots that count alone, in a list; an empty list where none does.
+
+    gate_up: (slots, 2N); it has done its work, so act(x W_gate) is made out of it where it did not come about.
+    """
+    used = span.weight != 0
+    if tapped.wanted is not None:
+        used &= tapped.wanted.to(used.device)[span.token]
+    kept = used.nonzero()[:, 0]
+    if not len(kept):
+        return []
+
+    def rows(values: torch.Tensor) -> torch.Tensor:
+        return values if len(kept) == len(values) else values[kept]
+
+    if tapped.probe is None:
+        activation = rows(span.activation)
+    else:
+        alone = rows(gate_up)
+        _up_part(experts, alone).fill_(tapped.probe.up)
+        activation = tapped.probe.activation(experts._apply_gate(alone))
+    norm = None if span.norm is None else rows(span.norm)
+    intermediate, weight = rows(span.intermediate), rows(span.weight).float()
+    return [RoutedSpan(rows(span.token), rows(span.expert), weight, activation, intermediate, span.down, norm)]
 
 
 def _up_part(experts: Foreign, gate_up: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -73,6 +74,24 @@ class MLP:
         """Whether one linear map computes gate and up."""
         return self.gate == self.up
 
+    @cached_property
+    def up_probe(self) -> UpProbe | None:
+        """How to get act(x W_gate) alone out of the MLP's own code; None without a gate.
+
+        Raises UnsupportedModelError where what lies between the projections is no act(gate) times a function of up.
+        """
+        if self.gate is None:
+            return None
+
+        def at(gate: float, up: float, others: float | None = None) -> float:
+            device = self.part("down").weight.device
+            gates, ups = (torch.full((1, self.width), v, dtype=torch.float32, device=device) for v in (gate, up))
+            gates[:, 1:] = gate if others is None else others
+            both = torch.cat([gates, ups], dim=-1)
+            return float(between(self, both, both)[0, 0] if self.fused else between(self, gates, ups)[0, 0])
+
+        return probe_up(f"{self.name} ({type(self.module).__name__})", at)
+
     def part(self, which: str) -> Foreign:
         """The linear map that is the "gate", "up" or "down" projection."""
         return self.module._modules[getattr(self, which)]
@@ -109,24 +128,6 @@ def describe(name: str, module: Foreign) -> MLP:
     if found.gate is None and found.part("up").out_features == 2 * found.width:
         return replace(found, gate=found.up)
     return found
-
-
-def up_probe(mlp: MLP) -> UpProbe | None:
-    """How to get act(x W_gate) alone out of the MLP's own code; None without a gate.
-
-    Raises UnsupportedModelError where what lies between the projections is no act(gate) times a function of up.
-    """
-    if mlp.gate is None:
-        return None
-
-    def at(gate: float, up: float, others: float | None = None) -> float:
-        device = mlp.part("down").weight.device
-        gates, ups = (torch.full((1, mlp.width), v, dtype=torch.float32, device=device) for v in (gate, up))
-        gates[:, 1:] = gate if others is None else others
-        both = torch.cat([gates, ups], dim=-1)
-        return float(between(mlp, both, both)[0, 0] if mlp.fused else between(mlp, gates, ups)[0, 0])
-
-    return probe_up(f"{mlp.name} ({type(mlp.module).__name__})", at)
 
 
 def check_linear(name: str, part: Foreign) -> None:

@@ -48,7 +48,7 @@ class ListedExperts:
         """Hook the modules; returns the handles. keep: (E_r, N), 1 keeps a neuron and 0 masks it."""
         handles: list[Any] = []
         for number, mlp in enumerate(self.site.listed):
-            probe = mlps.up_probe(mlp) if observed else None
+            probe = mlp.up_probe if observed else None
             keep_here = None if keep is None else keep[number]
             handles += mlps.watch(mlp, keep=keep_here, probe=probe, passed=self._passed(number) if observed else None)
             handles.append(mlp.module.register_forward_pre_hook(self._called(number)))

@@ -62,7 +62,7 @@ class TappedLayer:
             self._listed = ListedExperts(site)
             self._hooked(*self._listed.watch(keep_routed, observed))
         if isinstance(site.shared, MLP):
-            probe = mlps.up_probe(site.shared) if observed else None
+            probe = site.shared.up_probe if observed else None
             shared_passed = self._saw_shared if observed else None
             self._hooked(
                 *mlps.watch(site.shared, keep=keep_shared, probe=probe, passed=shared_passed, wanted=self._index)

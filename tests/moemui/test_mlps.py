@@ -57,7 +57,7 @@ def watched(module):
         seen.append((activation, intermediate))
         return output
 
-    handles = mlps.watch(mlp, keep=None, probe=mlps.up_probe(mlp), passed=passed)
+    handles = mlps.watch(mlp, keep=None, probe=mlp.up_probe, passed=passed)
     module(torch.cat([GATES, UPS], dim=1))
     for handle in handles:
         handle.remove()
