@@ -32,6 +32,7 @@ from moemui.ranking import Slots
 ROUNDS = 5
 DEFAULT = Options(formulations=("projection",), selections=("pairs",))
 ALL = Options()
+WORKS = ("plain", "headless", "default", "all")  # the forward pass with logits and without, extraction
 SHORT_PROMPT = (16, 1, 128)  # responses, tokens of a prompt, of a response
 LONG_PROMPT = (2, 1500, 20)
 
@@ -76,11 +77,10 @@ def main() -> None:
             f"vocabulary of 50,000, 4 layers, {len(few)} responses of {len(few[0].response)} tokens: full product "
             f"{full:.1f} s, extraction {ours:.3f} s, {ratios[-1]:.0f} times, equal key neurons"
         )
-    memory = {name: peak_mb(name, SHORT_PROMPT) for name in ("plain", "default", "all")}
+    memory = {name: peak_mb(name, SHORT_PROMPT) for name in WORKS}
     print("peak memory in MB: " + in_words(memory))
-    print("peak memory in MB, 2 prompts of 1,500 tokens with responses of 20: " + in_words({
-        name: peak_mb(name, LONG_PROMPT) for name in ("plain", "default", "all")
-    }))  # fmt: skip
+    with_prompts = {name: peak_mb(name, LONG_PROMPT) for name in WORKS}
+    print("peak memory in MB, 2 prompts of 1,500 tokens with responses of 20: " + in_words(with_prompts))
 
     print(f"over_forward_default {times['default'] / times['plain']:.3f}")
     print(f"over_forward_all {times['all'] / times['plain']:.3f}")
@@ -114,7 +114,7 @@ def responses(count: int, prompt: int, response: int, vocabulary: int) -> list[S
 
 @torch.no_grad()
 def plain(model: nn.Module, samples: list[Sample]) -> None:
-    """The forward pass that a user would make anyway, logits included, over the same tokens."""
+    """The forward pass that a user would make anyway, over the same tokens; with logits unless given a decoder."""
     ids = torch.tensor([[*sample.prompt, *sample.response[:-1]] for sample in samples])
     model(input_ids=ids, use_cache=False)
 
@@ -182,7 +182,7 @@ def full_vocabulary(samples: list[Sample]) -> tuple[float, float]:
 def peak_mb(what: str, shape: tuple[int, int, int]) -> float:
     """Peak memory of a fresh process while it does the work twice, the loaded model included (Linux)."""
     command = [sys.executable, __file__, "--peak", what, *map(str, shape)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
 def work_alone(what: str, shape: tuple[int, int, int]) -> None:
@@ -192,8 +192,8 @@ def work_alone(what: str, shape: tuple[int, int, int]) -> None:
     scorers = {"default": Scorer(model, DEFAULT), "all": Scorer(model, ALL)}
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
     for _ in range(2):
-        if what == "plain":
-            plain(model, samples)
+        if what in ("plain", "headless"):
+            plain(model if what == "plain" else model.get_decoder(), samples)
         else:
             scorers[what].score(samples)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

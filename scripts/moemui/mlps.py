@@ -7,6 +7,7 @@ the projections' outputs, with up's held at a value whose factor is known.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -123,6 +124,16 @@ def describe(name: str, module: Foreign) -> MLP:
     if found is None:
         wanted = "gate_proj, up_proj and down_proj"
         raise UnsupportedModelError(f"{name} ({type(module).__name__}) has no {wanted} or the like; {SUPPORTED}")
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(type(module).forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    if len(needed) > 2:  # self and the hidden states
+        raise UnsupportedModelError(
+            f"{name} ({type(module).__name__}) takes {', '.join(needed[2:])} beside the hidden states, so its "
+            f"output is not its neurons' alone; {SUPPORTED}"
+        )
     for part in ("up", "down") if found.gate is None else ("gate", "up", "down"):
         check_linear(f"{name}.{getattr(found, part)}", found.part(part))
     if found.gate is None and found.part("up").out_features == 2 * found.width:
@@ -136,8 +147,8 @@ def check_linear(name: str, part: Foreign) -> None:
     if not isinstance(part, nn.Linear) or not torch.is_tensor(weight) or weight.dtype not in READABLE:
         dtype = f" of {weight.dtype}" if torch.is_tensor(weight) else ""
         raise UnsupportedModelError(
-            f"{name} is a {type(part).__name__}{dtype}, so its weights can't be read as they are used; load the model "
-            f"unquantised and with adapters merged; {SUPPORTED}"
+            f"{name} is a {type(part).__name__}{dtype}, so its weights can't be read as they are used; if it is "
+            f"quantised or an adapter, load the model without that; {SUPPORTED}"
         )
 
 

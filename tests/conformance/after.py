@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conformance.oracle import _eager, _first
+from conformance.oracle import eager, first_tensor
 from conformance.reading import MoELayer, decoder_layers, layers
 
 KINDS = {"Norm": "norm", "Convolution": "convolution", "Residual": "residual weights"}
@@ -81,12 +81,12 @@ def run(model: nn.Module, layer: MoELayer, silent: Collection[nn.Module], ids: t
 
     def part(number: int) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            found.parts[number] = _first(output).detach().double().reshape(-1, hidden)
+            found.parts[number] = first_tensor(output).detach().double().reshape(-1, hidden)
 
         return hook
 
     def whole(module: nn.Module, args: tuple, output: Any) -> None:
-        found.output = _first(output).detach().double()
+        found.output = first_tensor(output).detach().double()
 
     handles = [module.register_forward_hook(silence) for module in silent]
     for module in own:
@@ -95,7 +95,7 @@ def run(model: nn.Module, layer: MoELayer, silent: Collection[nn.Module], ids: t
     handles += [module.register_forward_hook(part(number)) for number, module in enumerate(layer.parts)]
     handles.append(decoder_layer.register_forward_hook(whole))
     try:
-        with torch.no_grad(), _eager(model):
+        with torch.no_grad(), eager(model):
             model(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:

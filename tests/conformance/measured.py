@@ -22,7 +22,7 @@ SAMPLES = (
 # Models that the package refuses, each with the part of the message that gives the reason.
 REFUSED: dict[str, str] = {
     "bitnet": "(BitNetMLP) has between its projections is no act(gate) times",  # a norm over the product
-    "bloom": "(BloomMLP): contributions miss the layer's output",  # this MLP adds the residual itself
+    "bloom": "(BloomMLP) takes residual beside the hidden states",
     "dbrx": "DbrxForCausalLM has no list of 2 decoder layers called layers or h, but {'transformer.blocks': 2}",
     "gemma3n": "(Gemma3nTextMLP) has between its projections is no act(gate) times",  # only the largest gates pass
     "gpt2": "mlp.c_fc is a Conv1D",

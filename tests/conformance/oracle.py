@@ -84,7 +84,7 @@ def truths(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> 
     """What every MoE layer contributed to every token of a response, under next_token and the raw head."""
     found = layers(model)
     seen = [_Seen() for _ in found]
-    with torch.no_grad(), _eager(model), ExitStack() as stack:
+    with torch.no_grad(), eager(model), ExitStack() as stack:
         for layer, record in zip(found, seen, strict=True):
             stack.enter_context(_watched(layer, record))
         model(input_ids=torch.tensor([[*prompt, *response[:-1]]]), use_cache=False)
@@ -113,7 +113,7 @@ class _Seen:
 
 
 @contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
+def eager(model: nn.Module) -> Iterator[None]:
     """The classes' own forward, which is what defines them."""
     before = getattr(model.config, "_experts_implementation", None)
     if before is not None:
@@ -125,7 +125,8 @@ def _eager(model: nn.Module) -> Iterator[None]:
             model.set_experts_implementation(before)
 
 
-def _first(output: Any) -> torch.Tensor:
+def first_tensor(output: Any) -> torch.Tensor:
+    """A module's output, or the first of several."""
     return output if torch.is_tensor(output) else output[0]
 
 
@@ -158,7 +159,7 @@ def _watched(layer: MoELayer, seen: _Seen) -> Iterator[None]:
         seen.leaves[module] = _rows(output)
 
     def part_output(module: nn.Module, args: tuple, output: Any) -> None:
-        seen.parts[module] = numbers(_first(output))
+        seen.parts[module] = numbers(first_tensor(output))
 
     handles = [layer.block.register_forward_pre_hook(block_input, with_kwargs=True)]
     if layer.experts is not None:
@@ -225,7 +226,7 @@ def _maps_of_block(layer: MoELayer, seen: _Seen, tokens: int) -> tuple[dict[nn.M
                 factors = torch.tensor(rms_factors(norm, numbers(norm.weight), seen.norm_states)).float()
                 stack.enter_context(_replaced(norm, lambda x: x * factors.view(x.shape)))
             args, kwargs = seen.block_call
-            return numbers(_first(layer.block(*args, **kwargs))).reshape(tokens, -1)
+            return numbers(first_tensor(layer.block(*args, **kwargs))).reshape(tokens, -1)
 
     def watched_run(values: dict[nn.Module, Array]) -> dict[nn.Module, Array]:
         inputs.clear()

@@ -164,7 +164,6 @@ TAMPERED = {
         "gemma4",
         "laguna",
         "minimax_m3_vl",
-        "nemotron_h",
         "openai_privacy_filter",
         "qwen3_next",
     ),
