@@ -161,8 +161,9 @@ class BatchScores:
         self._keep_largest(self.scores.conservation, position, at, difference / magnitude.clamp_min(1e-30))
         scale = square.sqrt() + product.square().sum(1).sqrt() + expected.abs()
         self._check(position, at, difference / scale.clamp_min(1e-30))
-        self._count(position, counted)
-        self._rank(position, groups)
+        if counted:  # a router may give every token of the batch the weight 0
+            self._count(position, counted)
+            self._rank(position, groups)
 
     def _rows_for(self, output: torch.Tensor) -> Rows:
         """The scored rows as a layer needs them; layers of one model may lie on several devices."""
@@ -238,8 +239,6 @@ class BatchScores:
         return {name: compute[name]() for name in self.formulations}, exact
 
     def _count(self, position: int, counted: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        if not counted:
-            return
         sample, expert, weight = (torch.cat(values) for values in zip(*counted, strict=True))
         experts = self.scores.routed_tokens.shape[2]
         cell, cells = sample * experts + expert, self.samples * experts

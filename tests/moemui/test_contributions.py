@@ -234,6 +234,17 @@ def gate_weights(model, sample):
     return layers
 
 
+def test_experts_of_weight_zero_are_not_used():
+    model = tiny_models.build("olmoe")
+    model.model.layers[1].mlp.gate.register_forward_hook(lambda module, given, out: (out[0], 0 * out[1], out[2]))
+    chunk = Scorer(model, EVERYTHING).score(samples()[1:3])
+    assert (chunk.routed_tokens[:, 1] == 0).all()
+    assert (chunk.routed_tokens[:, 0].sum(1) == 2 * chunk.response_tokens).all()
+    for neuron, _, _ in chunk.ranked.values():
+        assert (neuron[:, 1] == -1).all()
+        assert (neuron[:, 2] >= 0).any()
+
+
 def test_routing_counts_and_gate_mass():
     model = tiny_models.build("deepseek_v2")
     chunk = Scorer(model, EVERYTHING).score(samples())
