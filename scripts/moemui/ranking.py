@@ -52,8 +52,9 @@ def rank_pairs(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
     """Selection `pairs`: each sample's `ranks` highest (token, neuron) scores pooled over its response."""
     sample = torch.cat([group.sample for group in groups])
     highest = torch.cat([group.highest for group in groups])
-    bound = _kth(highest[:, None], sample, samples, ranks)
-    return _best(_at_least(groups, bound), samples, ranks)
+    rows = _by_width(_rows_at_least(groups, _kth(highest[:, None], sample, samples, ranks)))
+    # Of few rows many entries are left, and sorting costs more than finding the K-th highest of each width.
+    return _best(_at_least(rows, _entry_bound(rows, samples, ranks)), samples, ranks)
 
 
 def rank_neurons(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
@@ -108,14 +109,22 @@ def to_arrays(entries: Entries, samples: int, ranks: int) -> tuple[torch.Tensor,
     return neuron, token, score
 
 
+def _rows_at_least(groups: Sequence[Slots], bound: torch.Tensor) -> list[Slots]:
+    """The rows whose maximum reaches their sample's bound (float32, (samples,))."""
+    kept = [(group.highest >= bound[group.sample]).nonzero()[:, 0] for group in groups]
+    return [
+        Slots(*(getattr(group, field.name)[index] for field in fields(Slots)))
+        for group, index in zip(groups, kept, strict=True)
+    ]
+
+
 def _at_least(groups: Sequence[Slots], bound: torch.Tensor) -> Entries:
     """All entries that reach their sample's bound (float32, (samples,))."""
     parts = []
-    for group in groups:
-        kept = (group.highest >= bound[group.sample]).nonzero()[:, 0]
-        sample, scores = group.sample[kept], group.scores[kept]
-        row, column = (scores >= bound[sample][:, None]).nonzero(as_tuple=True)
-        parts.append((sample[row], group.first[kept][row] + column, group.token[kept][row], scores[row, column]))
+    for group in _rows_at_least(groups, bound):
+        row, column = (group.scores >= bound[group.sample][:, None]).nonzero(as_tuple=True)
+        scores = group.scores[row, column]
+        parts.append((group.sample[row], group.first[row] + column, group.token[row], scores))
     return Entries(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
