@@ -169,7 +169,7 @@ def full_vocabulary(samples: list[Sample]) -> tuple[float, float]:
 
     start = time.perf_counter()
     ids = torch.tensor([[*sample.prompt, *sample.response[:-1]] for sample in samples])
-    with torch.no_grad(), Tap(model, scorer.sites, observer=observe):
+    with torch.no_grad(), Tap(scorer.sites, observer=observe):
         model.get_decoder()(input_ids=ids, use_cache=False)
     full = time.perf_counter() - start
     for layer, neurons in enumerate(ranked):

@@ -60,7 +60,7 @@ def main(
         ]
         for kind, control, neurons in masks:
             masked = [torch.from_numpy(layer) for layer in by_layer(neurons=neurons, geometry=file.geometry)]
-            with Tap(model, sites, masked_neurons=masked):
+            with Tap(sites, masked_neurons=masked):
                 correct, nll = answer()
             conditions.append(Condition(kind, len(neurons), correct, nll, control))
         outcome, effect = rows(

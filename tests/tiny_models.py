@@ -7,6 +7,8 @@ import torch
 import transformers
 from torch import nn
 
+from moemui.contributions import Sample
+
 COMMON = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -82,6 +84,16 @@ def build(family: str, seed: int = 0) -> nn.Module:
         elif "norm" in name:
             parameter.data += 0.1 * noise
     return model.eval().requires_grad_(False)
+
+
+def samples(count: int = 5, seed: int = 0) -> list[Sample]:
+    """Samples of different lengths; the first has an empty response, the second one token."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(n: int) -> list[int]:
+        return torch.randint(3, 97, (n,), generator=g).tolist()
+
+    return [Sample(str(i), draw(2 + i % 3), draw(i)) for i in range(count)]
 
 
 def oracle(model: nn.Module, prompt: list[int], response: list[int]) -> list[dict[str, np.ndarray]]:

@@ -18,16 +18,16 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moemui import experts_forward
-from moemui.families import Foreign, Site, UnsupportedModelError
+from moemui.families import Site, UnsupportedModelError
 from moemui.tapped_layer import Observer, TappedLayer
 
 IMPLEMENTATION = "moemui"
 
 
 class Tap:
-    """A context manager under which every forward pass of `model` is observed, masked, or both.
+    """A context manager under which every forward pass of a model is observed, masked, or both.
 
-    sites: what `families.sites(model)` returns. observer: gets every layer's pass; None observes nothing.
+    sites: the model's, what `families.sites` returns. observer: gets every layer's pass; None observes nothing.
     masked_neurons: per site the indices inside the layer of the neurons whose intermediate activation is set to 0; None
     masks nothing, and masked experts pass no gradients. wanted: bool (tokens,) of the flattened batch, the tokens whose
     neurons are handed on; None hands on all.
@@ -39,7 +39,6 @@ class Tap:
 
     def __init__(
         self,
-        model: Foreign,
         sites: Sequence[Site],
         *,
         observer: Observer | None = None,
@@ -48,7 +47,7 @@ class Tap:
     ):
         if masked_neurons is not None and len(masked_neurons) != len(sites):
             raise ValueError(f"masked_neurons has {len(masked_neurons)} layers, the model {len(sites)}")
-        self.model, self.sites = model, sites
+        self.sites = sites
         masks: Sequence[torch.Tensor | None] = [None] * len(sites) if masked_neurons is None else masked_neurons
         self._layers = [
             TappedLayer(position, site, observer, keep_neurons(site, masked), wanted)

@@ -241,7 +241,7 @@ class Scorer:
         if self.padding_side == "left":
             # On the right side nothing precedes a sample, so the model's own positions are right.
             inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
-        with Tap(self.model, self.sites, observer=batch.observe, wanted=at.row_of >= 0):
+        with Tap(self.sites, observer=batch.observe, wanted=at.row_of >= 0):
             self.model.get_decoder()(**inputs, use_cache=False)
         return batch.finished()
 
@@ -262,7 +262,7 @@ class Scorer:
             keep = {"logits_to_keep": IDENTITY_POSITIONS}
         with experts_implementation(self.sites, "grouped_mm"):
             plain = self.model(input_ids=ids, use_cache=False, **keep).logits.float()
-        with Tap(self.model, self.sites, observer=lambda position, passed: None):
+        with Tap(self.sites, observer=lambda position, passed: None):
             tapped = self.model(input_ids=ids, use_cache=False, **keep).logits.float()
         return float((tapped - plain).abs().max() / plain.abs().max().clamp_min(1e-30))
 

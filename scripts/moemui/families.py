@@ -90,16 +90,14 @@ def sites(model: Foreign) -> list[Site]:
     if any(found):
         for site, (name, _, layer) in zip(found, named, strict=True):
             if site is None:
-                _refuse_other_experts(
-                    name, layer
-                )  # a dense layer between is none of MUI's; experts of another kind are
+                _refuse_other_experts(name, layer)  # dense layers in between are not counted
     else:
         found = [_dense_site(*layer) for layer in named]
-    sites = [site for site in found if site is not None]
-    if not sites:
+    known = [site for site in found if site is not None]
+    if not known:
         raise UnsupportedModelError(f"{type(model).__name__} has neither experts nor MLPs in its layers; {SUPPORTED}")
     seen: dict[nn.Module, str] = {}
-    for site in sites:
+    for site in known:
         for root in site.roots:
             if root in seen:
                 raise UnsupportedModelError(
@@ -107,7 +105,7 @@ def sites(model: Foreign) -> list[Site]:
                     "no place of their own; this model can't be measured"
                 )
             seen[root] = site.name
-    return sites
+    return known
 
 
 def geometry(model_sites: list[Site]) -> Geometry:

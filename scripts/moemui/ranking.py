@@ -3,9 +3,10 @@
 Scores arrive as slots: one row of N neuron scores for each (response token, expert) pair that the model really used.
 Order of the result: higher score first, then lower token, then lower neuron.
 
-Sorting all scores would cost more than the forward pass that made them. Two bounds, exact ones, spare nearly all of it:
-no row whose own maximum lies below the K-th highest row maximum of its sample holds one of its K highest entries; and
-a neuron's maximum over some rows is no higher than over all, so the K-th highest of those bounds the K-th neuron.
+Sorting all scores would cost more than the forward pass that made them. Bounds, exact ones, spare nearly all of it: no
+row whose own maximum lies below the K-th highest row maximum of its sample holds one of its K highest entries, and no
+entry below the K-th highest of those left is one. A neuron's maximum over some rows is no higher than over all, so the
+K-th highest of such maxima bounds the K-th neuron.
 """
 
 from __future__ import annotations
@@ -68,9 +69,7 @@ def rank_neurons(groups: Sequence[Slots], samples: int, ranks: int) -> Entries:
     entries = _at_least(groups, bound)
     # A neuron's best entry first, and of equal ones the first token.
     ordered = _sorted(entries, (entries.token, -entries.score, entries.neuron, entries.sample))
-    first = torch.ones(len(ordered.sample), dtype=torch.bool, device=ordered.sample.device)
-    first[1:] = (ordered.neuron[1:] != ordered.neuron[:-1]) | (ordered.sample[1:] != ordered.sample[:-1])
-    return _best(ordered.at(first.nonzero()[:, 0]), samples, ranks)
+    return _best(ordered.at(_first_of_each(ordered.sample, ordered.neuron)), samples, ranks)
 
 
 def rank_per_token(
@@ -89,9 +88,7 @@ def rank_per_token(
     rank = _position(best.sample, samples * tokens)
     sample, neuron = best.sample // tokens, best.neuron
     order = _order((rank, neuron, sample))
-    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
-    first[1:] = (neuron[order][1:] != neuron[order][:-1]) | (sample[order][1:] != sample[order][:-1])
-    kept = order[first]
+    kept = order[_first_of_each(sample[order], neuron[order])]
     kept = kept[_order((neuron[kept], rank[kept], sample[kept]))]
     return sample[kept], neuron[kept], rank[kept]
 
@@ -175,6 +172,13 @@ def _best(entries: Entries, samples: int, ranks: int) -> Entries:
     """Each sample's first `ranks` entries in the order of the result."""
     ordered = _sorted(entries, (entries.neuron, entries.token, -entries.score, entries.sample))
     return ordered.at((_position(ordered.sample, samples) < ranks).nonzero()[:, 0])
+
+
+def _first_of_each(sample: torch.Tensor, neuron: torch.Tensor) -> torch.Tensor:
+    """Where each (sample, neuron) stands first, equal ones standing together: int64."""
+    first = torch.ones(len(sample), dtype=torch.bool, device=sample.device)
+    first[1:] = (neuron[1:] != neuron[:-1]) | (sample[1:] != sample[:-1])
+    return first.nonzero()[:, 0]
 
 
 def _sorted(entries: Entries, keys: Sequence[torch.Tensor]) -> Entries:

@@ -32,7 +32,7 @@ def check_identity(case: Case) -> None:
         plain = case.model(input_ids=ids, use_cache=False).logits
         if routed:
             case.model.set_experts_implementation(before)
-        with Tap(case.model, case.scorer.sites, observer=lambda *seen: calls.append(seen)):
+        with Tap(case.scorer.sites, observer=lambda *seen: calls.append(seen)):
             tapped = case.model(input_ids=ids, use_cache=False).logits
     assert torch.equal(tapped, plain)
     assert len(calls) == len(case.scorer.sites)

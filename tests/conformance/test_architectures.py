@@ -174,8 +174,8 @@ TAMPERED = {
 def score_tampered(monkeypatch, name: str, change: Callable[[LayerPass], LayerPass]) -> None:
     """Score an architecture while the scorer is told something else than what passed through the model."""
 
-    def tap(model, sites, *, observer, **options):
-        return Tap(model, sites, observer=lambda position, passed: observer(position, change(passed)), **options)
+    def tap(sites, *, observer, **options):
+        return Tap(sites, observer=lambda position, passed: observer(position, change(passed)), **options)
 
     monkeypatch.setattr(contributions, "Tap", tap)
     Scorer(measure(name).model, EVERYTHING).score(SAMPLES)

@@ -26,10 +26,10 @@ def test_a_masked_run_keeps_no_activations(family, monkeypatch):
     masked, built = [torch.tensor([0])] * len(sites), []
     span = experts_forward.RoutedSpan
     monkeypatch.setattr(experts_forward, "RoutedSpan", lambda *values: built.append(span(*values)) or built[-1])
-    with Tap(model, sites, masked_neurons=masked):
+    with Tap(sites, masked_neurons=masked):
         model(input_ids=IDS)
     assert not built
-    with Tap(model, sites, masked_neurons=masked, observer=lambda position, passed: None):
+    with Tap(sites, masked_neurons=masked, observer=lambda position, passed: None):
         model(input_ids=IDS)
     assert len(built) >= len(sites)
 
@@ -42,7 +42,7 @@ def test_a_masked_run_computes_no_activation_twice(family):
         site.shared.module.act_fn.register_forward_hook(lambda *passed: calls.append(1))
 
     def count(**wanted):
-        with Tap(model, sites, **wanted):
+        with Tap(sites, **wanted):
             calls.clear()  # on entering, an observing Tap tries the gate out
             model(input_ids=IDS)
         return len(calls)
@@ -60,7 +60,7 @@ def test_a_gate_that_is_no_product_is_refused_by_name():
         pytest.raises(
             families.UnsupportedModelError, match=r"what model\.layers\.0\.mlp \(GptOssExperts\) has between"
         ),
-        Tap(model, sites, observer=lambda *seen: None),
+        Tap(sites, observer=lambda *seen: None),
     ):
         pass
     assert model.config._experts_implementation != IMPLEMENTATION
@@ -72,7 +72,7 @@ def test_experts_that_bypass_the_dispatch_fail():
     block.forward = lambda hidden_states: hidden_states
     with (
         pytest.raises(RuntimeError, match="without its experts passing the dispatch"),
-        Tap(model, families.sites(model)),
+        Tap(families.sites(model)),
     ):
         model(input_ids=IDS)
 
@@ -86,11 +86,11 @@ def test_the_tap_lets_go_after_an_exception():
     def broken(*seen):
         raise KeyError("observer")
 
-    with pytest.raises(KeyError, match="observer"), Tap(model, sites, observer=broken):
+    with pytest.raises(KeyError, match="observer"), Tap(sites, observer=broken):
         model(input_ids=ids)
     assert torch.equal(model(input_ids=ids).logits, before)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    with Tap(model, sites):
+    with Tap(sites):
         assert torch.equal(model(input_ids=ids).logits, before)
 
 
@@ -109,7 +109,7 @@ def test_masking_a_neuron_is_zeroing_its_down_projection(family):
                 (weight[j] if site.experts.is_transposed else weight[:, j]).zero_()
             else:
                 site.shared.module.down_proj.weight[:, index - layer.routed * layer.width] = 0
-    with Tap(model, sites, masked_neurons=neurons):
+    with Tap(sites, masked_neurons=neurons):
         masked = model(input_ids=ids).logits
         generated = model.generate(ids, max_new_tokens=4, do_sample=False)
     torch.testing.assert_close(masked, twin(input_ids=ids).logits, rtol=1e-5, atol=1e-6)
@@ -121,7 +121,7 @@ def test_a_mask_outside_the_layer_is_refused():
     model = tiny_models.build("llama")
     sites = families.sites(model)
     with pytest.raises(ValueError, match=r"layer 0: masked neurons 24\.\.24 lie outside 0\.\.23"):
-        Tap(model, sites, masked_neurons=[torch.tensor([24])] * len(sites))
+        Tap(sites, masked_neurons=[torch.tensor([24])] * len(sites))
 
 
 def test_experts_without_a_module_of_their_own_projections_are_masked_too():
@@ -135,7 +135,7 @@ def test_experts_without_a_module_of_their_own_projections_are_masked_too():
         shared[0, :, 3] = 0
         shared[-1, :, -1] = 0
     before = model(input_ids=IDS).logits
-    with Tap(model, sites, masked_neurons=masked):
+    with Tap(sites, masked_neurons=masked):
         torch.testing.assert_close(model(input_ids=IDS).logits, twin(input_ids=IDS).logits, rtol=1e-5, atol=1e-6)
     assert torch.equal(model(input_ids=IDS).logits, before)
     assert not torch.allclose(twin(input_ids=IDS).logits, before)
@@ -147,7 +147,6 @@ def test_what_is_observed_under_a_mask_lacks_the_masked_neurons():
     shared = sites[0].layer.routed * sites[0].layer.width
     seen = []
     with Tap(
-        model,
         sites,
         masked_neurons=[torch.tensor([2, shared + 5])] * len(sites),
         observer=lambda position, passed: seen.append(passed),
@@ -165,7 +164,7 @@ def test_what_is_observed_under_a_mask_lacks_the_masked_neurons():
 @pytest.mark.parametrize("family", ["qwen2_moe", "axk1", "nemotron_h"])
 def test_parameters_and_gradients_are_as_they_were(family):
     model = zoo.build(family).requires_grad_(True)
-    with Tap(model, families.sites(model), observer=lambda position, passed: passed.pull(passed.output)):
+    with Tap(families.sites(model), observer=lambda position, passed: passed.pull(passed.output)):
         with torch.no_grad():
             logits = model(input_ids=IDS).logits
         assert not torch.is_grad_enabled() or not logits.requires_grad
@@ -184,7 +183,7 @@ def test_pulled_vectors_are_the_gradient_of_the_experts_output():
         vectors = torch.ones_like(passed.output)
         pulled.append((sites[position].roots[0], passed.pull(vectors), vectors))
 
-    with torch.no_grad(), Tap(model, sites, observer=observer):
+    with torch.no_grad(), Tap(sites, observer=observer):
         model(input_ids=IDS)
     for block, found, vectors in pulled:
         torch.testing.assert_close(found.routed, vectors @ block.fc2_latent_proj.weight)
@@ -196,13 +195,13 @@ def test_observing_under_inference_mode_is_refused():
     with (
         pytest.raises(RuntimeError, match=r"can't be observed under torch.inference_mode; use torch.no_grad"),
         torch.inference_mode(),
-        Tap(model, families.sites(model), observer=lambda position, passed: None),
+        Tap(families.sites(model), observer=lambda position, passed: None),
     ):
         model(input_ids=IDS)
 
 
 def masking_everything(model, sites):
-    return Tap(model, sites, masked_neurons=[torch.arange(site.layer.neurons) for site in sites])
+    return Tap(sites, masked_neurons=[torch.arange(site.layer.neurons) for site in sites])
 
 
 @pytest.mark.parametrize("family", ["olmoe", "llama", "nemotron_h", "inkling"])
@@ -212,7 +211,7 @@ def test_two_taps_at_once_are_refused(family):
     before = model(input_ids=IDS).logits
     with masking_everything(model, sites):
         masked = model(input_ids=IDS).logits
-        with pytest.raises(RuntimeError, match="already tapped"), Tap(model, sites):
+        with pytest.raises(RuntimeError, match="already tapped"), Tap(sites):
             pass
         assert torch.equal(model(input_ids=IDS).logits, masked)  # the outer one holds on
     assert torch.equal(model(input_ids=IDS).logits, before)
@@ -252,7 +251,7 @@ def test_an_interrupt_inside_a_block_leaves_the_model_as_it_was(family, gradient
     with torch.set_grad_enabled(gradients):
         with monkeypatch.context() as patch:
             patch.setattr(inside, "forward", interrupted)
-            with pytest.raises(KeyboardInterrupt), Tap(model, sites, observer=lambda position, passed: None):
+            with pytest.raises(KeyboardInterrupt), Tap(sites, observer=lambda position, passed: None):
                 model(input_ids=IDS)
         assert torch.is_grad_enabled() == gradients
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
@@ -276,7 +275,7 @@ def test_experts_implementations_of_parts_of_a_model_are_given_back():
     model.set_experts_implementation({"text_config": "eager"})
     before = model.get_experts_implementation()
     assert before["text_config"] == "eager" != before[""]
-    with Tap(model, families.sites(model)):
+    with Tap(families.sites(model)):
         assert model.get_experts_implementation()["text_config"] == IMPLEMENTATION
     assert model.get_experts_implementation() == before
     scorer = Scorer(model, OPTIONS)
@@ -312,12 +311,12 @@ def test_a_model_compiled_before_the_tap_is_masked_and_observed_all_the_same(com
     sites, results = families.sites(model), []
     for twin in (plain, model):
         masked_neurons = [torch.tensor([0, 3, 23])] * len(sites)
-        with torch.no_grad(), Tap(twin, families.sites(twin), masked_neurons=masked_neurons):
+        with torch.no_grad(), Tap(families.sites(twin), masked_neurons=masked_neurons):
             results.append(twin(input_ids=IDS, use_cache=False).logits)
     torch.testing.assert_close(*results)
     assert not torch.allclose(results[0], plain(input_ids=IDS).logits)
     seen = []
-    with torch.no_grad(), Tap(model, sites, observer=lambda position, passed: seen.append(position)):
+    with torch.no_grad(), Tap(sites, observer=lambda position, passed: seen.append(position)):
         model(input_ids=IDS, use_cache=False)
     assert seen == [0, 1, 2]
     mine, expected = (Scorer(twin, OPTIONS).score([SAMPLE]) for twin in (model, plain))
@@ -355,7 +354,7 @@ def test_weights_that_are_elsewhere_are_refused_by_name():
     model.model.layers[1].mlp.experts.to("meta")
     with (
         pytest.raises(families.UnsupportedModelError, match=r"layers\.1\.mlp: experts\.gate_up_proj is not in memory"),
-        Tap(model, families.sites(model)),
+        Tap(families.sites(model)),
     ):
         pass
 

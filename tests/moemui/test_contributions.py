@@ -22,16 +22,6 @@ EVERYTHING = Options(largest_threshold=1.0)
 PER_TOKEN = Options(largest_threshold=0.15, selections=("per_token",))
 
 
-def samples(count: int = 5, seed: int = 0) -> list[Sample]:
-    """Samples of different lengths; the first has an empty response, the second one token."""
-    g = torch.Generator().manual_seed(seed)
-
-    def draw(n: int) -> list[int]:
-        return torch.randint(3, 97, (n,), generator=g).tolist()
-
-    return [Sample(str(i), draw(2 + i % 3), draw(i)) for i in range(count)]
-
-
 @pytest.fixture
 def two_experts() -> torch.nn.Module:
     """One layer of two experts, whose input is exactly (1, 1, 1, 1).
@@ -99,7 +89,7 @@ def test_pairs_and_neurons_over_two_equal_tokens(two_experts):
 def test_equals_the_slow_oracle(family):
     model = tiny_models.build(family)
     scorer = Scorer(model, EVERYTHING, eos_ids=[2])
-    batch = samples()
+    batch = tiny_models.samples()
     chunk = scorer.score(batch)
     assert chunk.conservation.max() < 1e-5
     assert scorer.identity_error(batch[3]) == 0
@@ -127,7 +117,7 @@ def test_equals_the_slow_oracle(family):
 def test_per_token_equals_the_slow_oracle(family):
     model = tiny_models.build(family)
     scorer = Scorer(model, PER_TOKEN, eos_ids=[2])
-    batch = samples()
+    batch = tiny_models.samples()
     chunk = scorer.score(batch)
     k = scorer.geometry.key_count(0.15)
     assert scorer.ranks == k.max() > 1
@@ -187,7 +177,7 @@ def test_few_ranks_equal_the_slow_oracle(family, count):
 
 @pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "qwen2_moe"])
 def test_without_gate_weighting_scores_are_the_oracles_over_the_routers_weight(family):
-    model, batch = tiny_models.build(family), samples()
+    model, batch = tiny_models.build(family), tiny_models.samples()
     chunk = Scorer(model, replace(EVERYTHING, gate_weighting=False)).score(batch)
     assert chunk.conservation.max() < 1e-5  # checked with the weights all the same
     for s, sample in enumerate(batch):
@@ -237,7 +227,7 @@ def gate_weights(model, sample):
 def test_experts_of_weight_zero_are_not_used():
     model = tiny_models.build("olmoe")
     model.model.layers[1].mlp.gate.register_forward_hook(lambda module, given, out: (out[0], 0 * out[1], out[2]))
-    chunk = Scorer(model, EVERYTHING).score(samples()[1:3])
+    chunk = Scorer(model, EVERYTHING).score(tiny_models.samples()[1:3])
     assert (chunk.routed_tokens[:, 1] == 0).all()
     assert (chunk.routed_tokens[:, 0].sum(1) == 2 * chunk.response_tokens).all()
     for neuron, _, _ in chunk.ranked.values():
@@ -247,7 +237,7 @@ def test_experts_of_weight_zero_are_not_used():
 
 def test_routing_counts_and_gate_mass():
     model = tiny_models.build("deepseek_v2")
-    chunk = Scorer(model, EVERYTHING).score(samples())
+    chunk = Scorer(model, EVERYTHING).score(tiny_models.samples())
     lengths = chunk.response_tokens
     assert lengths.tolist() == [0, 1, 2, 3, 4]
     assert (chunk.routed_tokens[:, :, :8].sum(2) == 2 * lengths[:, None]).all()
@@ -258,7 +248,7 @@ def test_routing_counts_and_gate_mass():
 @pytest.mark.parametrize("gate_weighting", [True, False])
 @pytest.mark.parametrize("family", ["olmoe", "deepseek_v2"])
 def test_a_factor_that_a_block_applies_after_its_experts_belongs_to_the_routers_weight(family, gate_weighting):
-    model, sample = tiny_models.build(family), samples()[4]
+    model, sample = tiny_models.build(family), tiny_models.samples()[4]
     plain = Scorer(model, EVERYTHING).score([sample])
     last = model.model.layers[-1].mlp  # no other layer sees the change
     last.register_forward_hook(lambda module, args, output: 0.5 * output)
@@ -308,9 +298,9 @@ def test_final_norm_folds_the_norm_into_the_head():
 def test_final_norm_scores_are_those_of_a_head_multiplied_by_hand(family):
     model, twin = tiny_models.build(family), tiny_models.build(family)
     twin.lm_head.weight *= twin.model.norm.weight
-    folded = Scorer(model, replace(EVERYTHING, head="final_norm")).score(samples())
-    by_hand = Scorer(twin, EVERYTHING).score(samples())
-    raw = Scorer(model, EVERYTHING).score(samples())
+    folded = Scorer(model, replace(EVERYTHING, head="final_norm")).score(tiny_models.samples())
+    by_hand = Scorer(twin, EVERYTHING).score(tiny_models.samples())
+    raw = Scorer(model, EVERYTHING).score(tiny_models.samples())
     for setting, (neuron, token, score) in by_hand.ranked.items():
         np.testing.assert_array_equal(folded.ranked[setting][0], neuron)
         np.testing.assert_array_equal(folded.ranked[setting][1], token)
@@ -324,9 +314,9 @@ def test_a_head_of_another_type_than_the_blocks_is_scored_at_the_coarser_toleran
     mixed.lm_head.float()
     scorer = Scorer(mixed, EVERYTHING)
     assert scorer.tolerance == contributions.TOLERANCE[torch.bfloat16]
-    chunk = scorer.score(samples())
+    chunk = scorer.score(tiny_models.samples())
     # The head's rows were rounded to bfloat16 once, so the whole model in bfloat16 has the same numbers.
-    half = Scorer(tiny_models.build(family).to(torch.bfloat16), EVERYTHING).score(samples())
+    half = Scorer(tiny_models.build(family).to(torch.bfloat16), EVERYTHING).score(tiny_models.samples())
     for setting, (_, _, score) in half.ranked.items():
         largest = np.abs(score).max(2, keepdims=True)
         assert (np.abs(chunk.ranked[setting][2] - score) <= 0.02 * largest).all()
@@ -335,10 +325,10 @@ def test_a_head_of_another_type_than_the_blocks_is_scored_at_the_coarser_toleran
 @pytest.mark.parametrize("family", ["olmoe", "llama"])
 def test_the_default_type_of_torch_changes_nothing(family):
     model = tiny_models.build(family)
-    expected = Scorer(model, EVERYTHING).score(samples())
+    expected = Scorer(model, EVERYTHING).score(tiny_models.samples())
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = Scorer(model, EVERYTHING).score(samples())
+        found = Scorer(model, EVERYTHING).score(tiny_models.samples())
     finally:
         torch.set_default_dtype(torch.float32)
     for setting, arrays in expected.ranked.items():
@@ -374,7 +364,7 @@ def test_a_part_that_was_not_seen_fails():
     block = model.model.layers[1].mlp
     block.register_forward_hook(lambda module, args, output: output + 0.001 * args[0])
     with pytest.raises(ConservationError, match=r"model\.layers\.1\.mlp .*above the tolerance"):
-        Scorer(model, EVERYTHING).score(samples())
+        Scorer(model, EVERYTHING).score(tiny_models.samples())
     assert model.config._experts_implementation != IMPLEMENTATION
 
 
@@ -405,7 +395,7 @@ def test_faults_show_at_real_widths_in_half_precision_too(monkeypatch, dtype, fa
     )  # fmt: skip
     model = transformers.OlmoeForCausalLM(config).eval().to(dtype)
     scorer = Scorer(model, Options(formulations=("projection",), largest_threshold=0.01))
-    batch = samples(4)
+    batch = tiny_models.samples(4)
     clean = scorer.score(batch)
     assert clean.imbalance.max() < scorer.tolerance / 3
     observe = scoring.BatchScores.observe
@@ -436,7 +426,7 @@ def test_weights_that_are_not_finite_fail():
     model = tiny_models.build("olmoe")
     model.model.layers[0].mlp.experts.down_proj[:, 0, 0] = float("nan")
     with pytest.raises(ConservationError, match="not finite"):
-        Scorer(model, EVERYTHING).score(samples())
+        Scorer(model, EVERYTHING).score(tiny_models.samples())
 
 
 def test_an_empty_prompt_and_a_foreign_token_are_refused_by_name():

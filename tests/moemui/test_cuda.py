@@ -64,7 +64,7 @@ def test_a_checkpoint_loads_onto_the_gpu_and_generates_masked_as_on_the_cpu(tmp_
         sites = families.sites(model)
         masked = [torch.arange(0, site.layer.neurons, 3) for site in sites]
         ids = torch.tensor([[5, 6, 7, 90]], device=model.device)
-        with Tap(model, sites, masked_neurons=masked):
+        with Tap(sites, masked_neurons=masked):
             texts.append(
                 model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False).tolist()
             )

@@ -19,21 +19,11 @@ FAMILIES = ("olmoe", "deepseek_v2", "qwen2_moe", "gpt_oss", "llama")
 OPTIONS = Options(largest_threshold=0.05, selections=("pairs", "neurons", "per_token"))
 
 
-def samples(count: int = 5, seed: int = 0) -> list[Sample]:
-    """Samples of different lengths; the first has an empty response, the second one token."""
-    g = torch.Generator().manual_seed(seed)
-
-    def draw(n: int) -> list[int]:
-        return torch.randint(3, 97, (n,), generator=g).tolist()
-
-    return [Sample(str(i), draw(2 + i % 3), draw(i)) for i in range(count)]
-
-
 @functools.cache
 def plain(family: str):
     """The model, and the scores of each sample measured alone."""
     model = tiny_models.build(family)
-    return model, [Scorer(model, OPTIONS).score([sample]) for sample in samples()]
+    return model, [Scorer(model, OPTIONS).score([sample]) for sample in tiny_models.samples()]
 
 
 def same(alone, chunk, place: int) -> None:
@@ -65,7 +55,7 @@ def test_batches_order_padding_and_chunks_never_change_a_key_set(family, order, 
     model, alone = plain(family)
     options = Options(**{**vars(OPTIONS), "max_batch_tokens": max_tokens})
     scorer = Scorer(model, options, padding_side=padding_side)
-    shuffled = [samples()[i] for i in order]
+    shuffled = [tiny_models.samples()[i] for i in order]
     for start in range(0, len(order), chunk_size):
         chunk = scorer.score(shuffled[start : start + chunk_size])
         for place, number in enumerate(order[start : start + chunk_size]):
@@ -168,7 +158,7 @@ def test_memory_that_runs_out_halves_the_batch_and_changes_nothing(monkeypatch, 
 
     monkeypatch.setattr(decoder, "forward", narrow)
     done = []
-    chunk = scorer.score(samples(), done.append)
+    chunk = scorer.score(tiny_models.samples(), done.append)
     for place, expected in enumerate(alone):
         same(expected, chunk, place)
     assert widths[0] == 4  # all with a response
@@ -187,14 +177,14 @@ def test_a_sample_that_does_not_fit_alone_fails_and_so_does_any_other_fault(monk
 
     monkeypatch.setattr(decoder, "forward", full)
     with pytest.raises(torch.OutOfMemoryError):
-        Scorer(model, OPTIONS).score(samples())
+        Scorer(model, OPTIONS).score(tiny_models.samples())
 
     def broken(*args, **inputs):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(decoder, "forward", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        Scorer(model, OPTIONS).score(samples())
+        Scorer(model, OPTIONS).score(tiny_models.samples())
 
 
 # Rounding steps by which a half-precision score may miss float32's. Measured were 3.5 and 6.1; what two layers' states
@@ -248,7 +238,7 @@ def test_a_head_tied_to_the_embedding_changes_nothing(family):
     untied.get_input_embeddings().weight = torch.nn.Parameter(
         untied.get_output_embeddings().weight.clone(), requires_grad=False
     )
-    a, b = (Scorer(twin, OPTIONS).score(samples()) for twin in (tied, untied))
+    a, b = (Scorer(twin, OPTIONS).score(tiny_models.samples()) for twin in (tied, untied))
     for setting, arrays in a.ranked.items():
         for mine, other in zip(arrays, b.ranked[setting], strict=True):
             np.testing.assert_array_equal(mine, other)

@@ -172,7 +172,7 @@ def test_masked_neurons_are_as_if_their_weights_were_zero(model):
     masked = [torch.randperm((EXPERTS + 2) * WIDTH, generator=generator)[:90] for _ in range(2)]
     ids = torch.tensor([[*PROMPT, *RESPONSE]])
     plain = model(ids).logits
-    with Tap(model, families.sites(model), masked_neurons=masked):
+    with Tap(families.sites(model), masked_neurons=masked):
         under = model(ids).logits
     torch.testing.assert_close(under, zeroed(model, masked), rtol=1e-4, atol=1e-5)
     assert (under - plain).abs().max() > 1e-2
@@ -182,7 +182,7 @@ def test_masked_neurons_are_as_if_their_weights_were_zero(model):
 def test_masking_holds_while_generating_with_a_cache(model):
     masked = [torch.arange(0, (EXPERTS + 2) * WIDTH, 3) for _ in range(2)]
     ids = torch.tensor([PROMPT])
-    with Tap(model, families.sites(model), masked_neurons=masked):
+    with Tap(families.sites(model), masked_neurons=masked):
         cached, whole = (
             model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, use_cache=cache)
             for cache in (True, False)
@@ -200,7 +200,7 @@ def test_the_model_is_as_before_after_an_exception(model):
     def fail(*seen):
         raise RuntimeError("stop")
 
-    with pytest.raises(RuntimeError, match="stop"), Tap(model, families.sites(model), observer=fail):
+    with pytest.raises(RuntimeError, match="stop"), Tap(families.sites(model), observer=fail):
         model(ids)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.equal(model(ids).logits, plain)
