@@ -159,11 +159,10 @@ def select_key_neurons(
     if ids != scores.sample_ids:
         where = ", ".join(map(str, stores))
         raise ValueError(f"{where} and {responses} hold other samples; delete the store and run again")
-    sets = {}
+    sets, wanted = {}, list(thresholds)
     for formulation, selection in scores.settings:
-        for threshold in thresholds:
-            setting = Setting(formulation, selection, threshold)
-            sets[setting] = _key_sets(scores, setting)
+        for threshold, found in _key_sets(scores, formulation, selection, wanted).items():
+            sets[Setting(formulation, selection, threshold)] = found
     key_neurons.write(
         path,
         model=model,
@@ -182,14 +181,17 @@ def select_key_neurons(
     )
 
 
-def _key_sets(scores: store.Contributions, setting: Setting) -> KeySets:
-    geometry, threshold = scores.geometry, setting.threshold
-    if setting.selection == store.PER_TOKEN:
-        largest = scores.attributes["options"]["largest_threshold"]
-        parts = [
-            select_per_token(**part._asdict(), geometry=geometry, threshold=threshold, largest=largest)
-            for part in scores.per_token(setting.formulation)
-        ]
-        return joined(parts, geometry)
-    ranked = scores.ranked(setting.formulation, setting.selection)
-    return select(neuron=ranked.neuron, score=ranked.score, geometry=geometry, threshold=threshold)
+def _key_sets(
+    scores: store.Contributions, formulation: str, selection: str, thresholds: Sequence[float]
+) -> dict[float, KeySets]:
+    """Key sets by threshold; what is stored is read once."""
+    geometry = scores.geometry
+    if selection != store.PER_TOKEN:
+        neuron, _, score = scores.ranked(formulation, selection)
+        return {t: select(neuron=neuron, score=score, geometry=geometry, threshold=t) for t in thresholds}
+    largest = scores.attributes["options"]["largest_threshold"]
+    parts: dict[float, list[KeySets]] = {threshold: [] for threshold in thresholds}
+    for part in scores.per_token(formulation):
+        for threshold, found in parts.items():
+            found.append(select_per_token(**part._asdict(), geometry=geometry, threshold=threshold, largest=largest))
+    return {threshold: joined(found, geometry) for threshold, found in parts.items()}
