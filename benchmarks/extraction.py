@@ -23,11 +23,11 @@ import torch
 from torch import nn
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
-from moemui import extraction, ranking
-from moemui.capture import Tap
-from moemui.contributions import Options, Sample, Scorer
-from moemui.layer_pass import LayerPass
-from moemui.ranking import Slots
+from moemui.scores import extraction, ranking
+from moemui.scores.contributions import Options, Sample, Scorer
+from moemui.scores.ranking import Slots
+from moemui.tap.capture import Tap
+from moemui.tap.layer_pass import LayerPass
 
 ROUNDS = 5
 DEFAULT = Options(formulations=("projection",), selections=("pairs",))

@@ -2,7 +2,7 @@
 
 INPUTS   checkpoint.json, responses.jsonl.
 OUTPUTS  <results>/{model}/{checkpoint}/{task}/contributions.zarr: ranked scores for every formulation and
-         selection up to the largest threshold, routing counts, conservation errors (moemui.store describes it).
+         selection up to the largest threshold, routing counts, conservation errors (moemui.scores.store describes it).
          With contributions.shards: n above 1 instead contributions-1-of-n.zarr …, one job each.
 
 A killed job leaves .part-contributions.zarr; started again it goes on after the last chunk of samples in it.

@@ -54,8 +54,8 @@ rule report:
         study=STUDY.about(),
         code=digest(
             "write_report",
-            "moemui/templates/report.html.j2",
-            "moemui/published_figures.csv",
+            "moemui/report/templates/report.html.j2",
+            "moemui/analyses/published_figures.csv",
         ),
     script:
         "../scripts/write_report.py"

@@ -63,7 +63,7 @@ class Study:
         return {model: self.checkpoints(model)[-1] for model in self.models}
 
     def source(self, model: str) -> dict[str, Any]:
-        """Where the model's checkpoints come from, as moemui.checkpoints takes it."""
+        """Where the model's checkpoints come from, as moemui.models.checkpoints takes it."""
         entry = self.models[model]
         return {**entry["source"], "trust_remote_code": entry["trust_remote_code"]}
 
@@ -82,12 +82,12 @@ class Study:
         return {"dtype": self.models[model]["dtype"], "device_map": "auto" if spread else None}
 
     def chat(self, model: str) -> dict[str, Any]:
-        """How a chat model is asked and its reasoning ends, as moemui.harness.wrap takes it."""
+        """How a chat model is asked and its reasoning ends, as moemui.answers.harness.wrap takes it."""
         entry = self.models[model]
         return {"chat_template_args": entry["chat_template_args"], "think_end": entry.get("think_end")}
 
     def task(self, name: str) -> dict[str, Any]:
-        """A task's entry as moemui.harness.TaskSpec takes it, without the data file of a synthetic one."""
+        """A task's entry as moemui.answers.harness.TaskSpec takes it, without the data file of a synthetic one."""
         return {key: value for key, value in self.tasks[name].items() if key != "synthetic"}
 
     def task_files(self, names: list[str]) -> list[str]:

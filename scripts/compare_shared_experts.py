@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from _job import run
-from moemui import tables
-from moemui.enrichment import rows
+from moemui.analyses.enrichment import rows
+from moemui.tables import table as tables
+from moemui.tables.enrichment import ENRICHMENT
+from moemui.tables.experts import EXPERT_FREQUENCY
 
 
 def main(*, frequencies: list[Path], enrichment: Path, expert_threshold: float) -> dict:
     """enrichment: the table to write, from the tables expert_frequency of all models."""
-    found = rows(frequencies=tables.read(frequencies, "expert_frequency"), expert_threshold=expert_threshold)
-    tables.write(found, enrichment, "enrichment")
+    found = rows(frequencies=tables.read(frequencies, EXPERT_FREQUENCY), expert_threshold=expert_threshold)
+    tables.write(found, enrichment, ENRICHMENT)
     return {"tests": len(found)}
 
 

@@ -9,8 +9,8 @@ import typer
 
 from _study import Study, StudyError
 from _study import load as load_study
-from moemui import doctor
-from moemui.examination import Workload, render
+from moemui.models import doctor
+from moemui.models.examination import Workload, render
 
 BAD_USAGE = 2
 

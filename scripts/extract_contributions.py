@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from _job import run
-from moemui import checkpoints, extraction, heads
-from moemui.contributions import Options, Scorer
-from moemui.responses import read_responses
+from moemui.answers.responses import read_responses
+from moemui.models import checkpoints
+from moemui.scores import extraction
+from moemui.scores.contributions import Options, Scorer
+from moemui.tap import heads
 
 
 def main(

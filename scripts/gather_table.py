@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from _job import run
-from moemui import tables
+from moemui.tables import table as tables
+from moemui.tables.catalog import named
 
 
 def main(*, parts: list[Path], gathered: Path, kind: str) -> dict:
-    """parts: the tables to read. gathered: the one to write. kind: their name in moemui.tables."""
-    together = tables.read(parts, kind)
-    tables.write(together, gathered, kind)
+    """parts: the tables to read. gathered: the one to write. kind: their name in the catalog of tables."""
+    together = tables.read(parts, named(kind))
+    tables.write(together, gathered, named(kind))
     return {"rows": len(together)}
 
 

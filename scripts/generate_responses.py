@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from _job import run
-from moemui import checkpoints
-from moemui.responses import fixed_responses, write_responses
+from moemui.answers.responses import fixed_responses, write_responses
+from moemui.models import checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def main(
     """responses: the files to write, in the order of `tasks`. data: <task>.jsonl of the synthetic ones."""
     generated = {name: entry for name, entry in tasks.items() if "lm_eval" in entry}
     if generated:
-        from moemui import harness  # lm_eval takes seconds to import
+        from moemui.answers import harness  # lm_eval takes seconds to import
 
         made = {path.stem: str(path) for path in data}
         # Before the model, so that a mistake in a task costs no loading of one.

@@ -9,13 +9,17 @@ import pandas as pd
 import torch
 
 from _job import run
-from moemui import checkpoints, families, harness, tables
-from moemui import key_neurons as files
-from moemui.capture import Tap
-from moemui.key_neurons import Setting
-from moemui.masking import by_layer, matched_random
-from moemui.masking_effects import NO_SEED, Condition, rows
-from moemui.responses import read_responses, reference_nll, verdicts
+from moemui.analyses import key_neurons as files
+from moemui.analyses.masking import by_layer, matched_random
+from moemui.analyses.masking_effects import NO_SEED, Condition, rows
+from moemui.analyses.settings import Setting
+from moemui.answers import harness
+from moemui.answers.responses import read_responses, reference_nll, verdicts
+from moemui.models import checkpoints
+from moemui.tables import table as tables
+from moemui.tables.masking import MASKING, MASKING_EFFECT
+from moemui.tap import families
+from moemui.tap.capture import Tap
 
 
 def main(
@@ -75,9 +79,9 @@ def main(
         outcomes.append(outcome)
         effects.append(effect)
         progress(done + 1, len(tasks), name)
-    tables.write(pd.concat(outcomes, ignore_index=True), masking, "masking")
+    tables.write(pd.concat(outcomes, ignore_index=True), masking, MASKING)
     found = pd.concat(effects, ignore_index=True)
-    tables.write(found, masking_effect, "masking_effect")
+    tables.write(found, masking_effect, MASKING_EFFECT)
     return {
         f"{column}.{task}": value
         for column in ("loss_key", "loss_random")

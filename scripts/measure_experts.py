@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from _job import run
-from moemui import key_neurons as files
-from moemui import tables
-from moemui.experts import rows
+from moemui.analyses import key_neurons as files
+from moemui.analyses.experts import rows
+from moemui.tables import table as tables
+from moemui.tables.experts import EXPERT_FREQUENCY, KEY_EXPERTS
 
 
 def main(
@@ -39,8 +40,8 @@ def main(
                 settings=[files.Setting(*setting) for setting in settings],
             )
         )
-    tables.write(pd.concat([part[0] for part in parts], ignore_index=True), expert_frequency, "expert_frequency")
-    tables.write(pd.concat([part[1] for part in parts], ignore_index=True), key_experts, "key_experts")
+    tables.write(pd.concat([part[0] for part in parts], ignore_index=True), expert_frequency, EXPERT_FREQUENCY)
+    tables.write(pd.concat([part[1] for part in parts], ignore_index=True), key_experts, KEY_EXPERTS)
     return {"cells": len(parts)}
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from _job import run
-from moemui import key_neurons as files
-from moemui import tables
-from moemui.performance import row as performance_row
-from moemui.utilization import common_samples, rows, saturation_rows
+from moemui.analyses import key_neurons as files
+from moemui.analyses.performance import row as performance_row
+from moemui.analyses.utilization import common_samples, rows, saturation_rows
+from moemui.tables import table as tables
+from moemui.tables.utilization import PERFORMANCE, SATURATION, UTILIZATION
 
 
 def main(
@@ -41,9 +42,9 @@ def main(
         answered.append(
             performance_row(model=file.model, checkpoint=file.checkpoint, task=file.task, samples=file.samples, **place)
         )
-    tables.write(pd.concat(measured, ignore_index=True), utilization, "utilization")
-    tables.write(pd.concat(curves, ignore_index=True), saturation, "saturation")
-    tables.write(tables.TABLES["performance"].frame(answered), performance, "performance")
+    tables.write(pd.concat(measured, ignore_index=True), utilization, UTILIZATION)
+    tables.write(pd.concat(curves, ignore_index=True), saturation, SATURATION)
+    tables.write(PERFORMANCE.frame(answered), performance, PERFORMANCE)
     return {"cells": len(opened), "common_m": common["all"]}
 
 

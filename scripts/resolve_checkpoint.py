@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 from _job import run
-from moemui import tables
-from moemui.checkpoints import resolve
+from moemui.models.checkpoints import resolve
+from moemui.tables import table as tables
+from moemui.tables.training import TRAINING
 
 
 def main(*, checkpoint: Path, source: dict, entry: dict, training: Path | list, history: Path | list) -> dict:
@@ -13,7 +14,7 @@ def main(*, checkpoint: Path, source: dict, entry: dict, training: Path | list, 
     manifest = resolve(source, entry, training=training if isinstance(training, Path) else None)
     tokens = entry.get("tokens")
     if tokens is None and isinstance(history, Path):
-        steps = tables.read(history, "training").set_index("step")["tokens"]
+        steps = tables.read(history, TRAINING).set_index("step")["tokens"]
         tokens = float(steps.get(entry["step"], 0))  # step 0 has read nothing
     manifest["tokens"] = tokens
     checkpoint.write_text(json.dumps(manifest, indent=1))

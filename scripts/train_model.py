@@ -8,11 +8,12 @@ from _job import run
 
 def main(*, snapshots: Path, training: Path, recipe: dict, tasks: list[str], model: str, progress: Callable) -> dict:
     """snapshots: folder for step-NNNNN/; training: the history table."""
-    from moemui import tables
-    from moemui.training import Recipe, train
+    from moemui.models.training import Recipe, train
+    from moemui.tables import table as tables
+    from moemui.tables.training import TRAINING
 
     history = train(Recipe.from_mapping(recipe), tasks, snapshots, progress=progress)
-    tables.write(history.assign(model=model), training, "training")
+    tables.write(history.assign(model=model), training, TRAINING)
     return {"final_loss": float(history["loss"].tail(50).mean()), "tokens": int(history["tokens"].iloc[-1])}
 
 

@@ -5,19 +5,20 @@ from collections import defaultdict
 from pathlib import Path
 
 from _job import run
-from moemui import report as page
-from moemui import tables as files
-from moemui.figure_style import save
-from moemui.figures import draw_all
-from moemui.key_neurons import Setting
-from moemui.views import Choice
+from moemui.analyses.settings import Setting
+from moemui.report import page
+from moemui.report.figure_style import save
+from moemui.report.figures import draw_all
+from moemui.report.views import Choice
+from moemui.tables import table as files
+from moemui.tables.catalog import TABLES
 
 
 def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path, study: dict) -> dict:
     """report: the HTML file to write. figures: the folder for SVG and PDF files."""
-    found = {path.stem: files.read(path, path.stem) for path in tables}
+    found = {path.stem: files.read(path, TABLES[path.stem]) for path in tables}
     # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
-    everything = {name: found.get(name, files.TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
+    everything = {name: found.get(name, TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
     analysis, masking = study["analysis"], study["masking"]
 
     def at(threshold: float) -> Setting:

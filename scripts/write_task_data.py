@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _job import run
-from moemui.synthetic import write_task
+from moemui.models.synthetic import write_task
 
 
 def main(*, data: Path, synthetic: str, n: int, seed: int) -> None:

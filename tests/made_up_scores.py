@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from moemui.contributions import Options
 from moemui.geometry import Geometry, Layer
+from moemui.scores.contributions import Options
 
 # Layer 0: 2 routed experts of 4 neurons; layer 2: 1 routed of 4 and 1 shared of 6.
 GEOMETRY = Geometry((Layer(0, 2, 0, 4, 0, 1), Layer(2, 1, 1, 4, 6, 1)))
@@ -54,7 +54,7 @@ def best_ranks(scores: np.ndarray, ranks: int) -> list[tuple[int, int]]:
 
 
 class Scorer:
-    """Stands in for `moemui.contributions.Scorer`. log: told the ids of every chunk that is asked for."""
+    """Stands in for `moemui.scores.contributions.Scorer`. log: told the ids of every chunk that is asked for."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Scorer:
         return self.chunk(names)
 
     def chunk(self, names: Sequence[str]) -> SimpleNamespace:
-        """As `moemui.contributions.ChunkScores`."""
+        """As `moemui.scores.contributions.ChunkScores`."""
         layers, samples = len(self.geometry.layers), len(names)
         experts = max(layer.experts for layer in self.geometry.layers)
         shape = (samples, layers, self.ranks)

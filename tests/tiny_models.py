@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import nn
 
-from moemui.contributions import Sample
+from moemui.scores.contributions import Sample
 
 COMMON = {
     "vocab_size": 97,

@@ -10,8 +10,8 @@ import torch
 
 from conformance import reading, zoo
 from conformance.measured import EVERYTHING, SAMPLES, Case, measure
-from moemui.capture import Tap
-from moemui.contributions import Options, Scorer
+from moemui.scores.contributions import Options, Scorer
+from moemui.tap.capture import Tap
 
 
 def check_conservation(case: Case) -> None:

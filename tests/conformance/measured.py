@@ -9,7 +9,7 @@ from torch import nn
 
 from conformance import oracle, zoo
 from conformance.oracle import Truth
-from moemui.contributions import ChunkScores, Options, Sample, Scorer
+from moemui.scores.contributions import ChunkScores, Options, Sample, Scorer
 
 EVERYTHING = Options(largest_threshold=1.0)
 # Prompts and responses of different lengths, so that a batch is padded; one response is a single token.

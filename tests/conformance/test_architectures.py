@@ -15,10 +15,11 @@ import torch
 from conformance import oracle, reading, zoo
 from conformance.checks import CHECKS, check_routing, check_scores, check_scores_without_gate_weighting, outcome
 from conformance.measured import EVERYTHING, REFUSED, SAMPLES, Case, measure, measure_by_package
-from moemui import contributions, families
-from moemui.capture import Tap
-from moemui.contributions import ConservationError, Scorer
-from moemui.layer_pass import LayerPass, Pulled
+from moemui.scores import contributions
+from moemui.scores.contributions import ConservationError, Scorer
+from moemui.tap import families
+from moemui.tap.capture import Tap
+from moemui.tap.layer_pass import LayerPass, Pulled
 
 FOUND = zoo.dispatched_architectures()
 ALL = (*FOUND, *zoo.VARIANTS, *zoo.DENSE, *zoo.UNSUPPORTED)

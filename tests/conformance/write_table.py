@@ -14,8 +14,8 @@ from torch import nn
 from conformance import after, reading, zoo
 from conformance.checks import CHECKS, outcome
 from conformance.measured import measure_by_package, truths
-from moemui.contributions import ConservationError
-from moemui.families import UnsupportedModelError
+from moemui.scores.contributions import ConservationError
+from moemui.tap.families import UnsupportedModelError
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 INTRODUCTION = """\

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui import dynamics, enrichment, sensitivity, utilization
-from moemui.intervals import wilson
-from moemui.key_neurons import Setting
-from moemui.tables import TABLES
-from moemui.views import Choice
+from moemui.analyses import dynamics, enrichment, sensitivity, utilization
+from moemui.analyses.intervals import wilson
+from moemui.analyses.settings import Setting
+from moemui.report.views import Choice
+from moemui.tables.catalog import TABLES
 
 MODELS = {"tiny-olmoe": 0, "tiny-deepseek": 1}  # model → shared experts a layer
 TASKS = ("addition", "brackets", "facts")

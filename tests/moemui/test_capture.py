@@ -10,9 +10,9 @@ import transformers
 
 import tiny_models
 from conformance import zoo
-from moemui import experts_forward, families
-from moemui.capture import IMPLEMENTATION, Tap
-from moemui.contributions import Options, Sample, Scorer
+from moemui.scores.contributions import Options, Sample, Scorer
+from moemui.tap import experts_forward, families
+from moemui.tap.capture import IMPLEMENTATION, Tap
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 SAMPLE = Sample("a", [5, 6], [7, 8, 9])

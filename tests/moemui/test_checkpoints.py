@@ -22,7 +22,8 @@ from transformers import (
 )
 
 import tiny_models
-from moemui import checkpoints, contributions, synthetic, weights
+from moemui.models import checkpoints, synthetic, weights
+from moemui.scores import contributions
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -133,7 +134,7 @@ def test_files_that_changed_since_are_refused(folder):
 
 def test_resolving_local_files_imports_no_torch(folder):
     script = (
-        "import sys; sys.path.insert(0, 'scripts'); from moemui import checkpoints; "
+        "import sys; sys.path.insert(0, 'scripts'); from moemui.models import checkpoints; "
         f"checkpoints.resolve({{'path': {str(folder)!r}}}, {{}}); print('torch' in sys.modules)"
     )
     root = Path(checkpoints.__file__).parents[2]

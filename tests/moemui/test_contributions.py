@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny_models
-from moemui import contributions, families, heads, scoring
-from moemui.capture import IMPLEMENTATION
-from moemui.contributions import ConservationError, Options, Sample, Scorer, batches
+from moemui.scores import contributions, scoring
+from moemui.scores.contributions import ConservationError, Options, Sample, Scorer, batches
+from moemui.tap import families, heads
+from moemui.tap.capture import IMPLEMENTATION
 
 EVERYTHING = Options(largest_threshold=1.0)
 PER_TOKEN = Options(largest_threshold=0.15, selections=("per_token",))

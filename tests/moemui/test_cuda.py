@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import tiny_models
-from moemui import checkpoints, families, synthetic
-from moemui.capture import Tap
-from moemui.contributions import Options, Sample, Scorer
+from moemui.models import checkpoints, synthetic
+from moemui.scores.contributions import Options, Sample, Scorer
+from moemui.tap import families
+from moemui.tap.capture import Tap
 
 GPU = "cuda:0"
 pytestmark = [

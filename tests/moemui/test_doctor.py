@@ -16,9 +16,10 @@ from remote_code.saving import save as save_listed
 from safetensors.torch import load_file, save_file
 
 import tiny_models
-from moemui import doctor, store, synthetic
-from moemui.examination import Workload, render
 from moemui.geometry import Geometry, Layer
+from moemui.models import doctor, synthetic
+from moemui.models.examination import Workload, render
+from moemui.scores import store
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui import dynamics
-from moemui.dynamics import Change, mui_change, paired_differences, phase
-from moemui.key_neurons import Samples
-from moemui.tables import TABLES
+from moemui.analyses import dynamics
+from moemui.analyses.dynamics import Change, mui_change, paired_differences, phase
+from moemui.analyses.key_neurons import Samples
+from moemui.tables.catalog import TABLES
 
 UP, DOWN, NOISE = Change(0.2, 0.1, 0.3), Change(-0.2, -0.3, -0.1), Change(0.1, -0.1, 0.3)
 
@@ -55,7 +55,7 @@ def test_mui_variances_add():
 
 def utilization(values, se=0.001, common_m=40, tokens=None):
     """Rows of one model: {checkpoint: {task: MUI}} in training order; other scopes beside them as decoys."""
-    fill = {"string": "", "int64": 0, "float64": np.nan}
+    fill = {"string": "made up", "int64": 0, "float64": np.nan}
     rows = []
     for order, (checkpoint, by_task) in enumerate(values.items()):
         for task, value in by_task.items():
@@ -65,7 +65,8 @@ def utilization(values, se=0.001, common_m=40, tokens=None):
                     {column.name: fill.get(column.dtype) for column in TABLES["utilization"].columns}
                     | {"model": "m", "checkpoint": checkpoint, "order": order, "task": task, "common_m": common_m}
                     | {"tokens": 1e6 * (order + 1) if tokens is None else tokens[order], "threshold": 0.001}
-                    | {"formulation": "projection", "selection": "pairs", "samples": chosen, "scope": scope}
+                    | {"formulation": "projection", "selection": "pairs", "rule": "topk", "variant": "main"}
+                    | {"samples": chosen, "scope": scope}
                     | {"mui_at_m": value if real else 0.9, "mui_at_m_se": se}
                 )
     return TABLES["utilization"].frame(rows)

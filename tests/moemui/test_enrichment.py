@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui import enrichment
-from moemui.enrichment import always_key, cross_table, fisher
-from moemui.tables import TABLES
+from moemui.analyses import enrichment
+from moemui.analyses.enrichment import always_key, cross_table, fisher
+from moemui.tables.catalog import TABLES
 
 
 def test_fishers_tea_tasting():
@@ -106,6 +106,8 @@ def frequencies(cells, tasks=("add", "sort"), shared=("L0-S1",), threshold=0.001
                         "order": order,
                         "task": task,
                         "formulation": "projection",
+                        "rule": "topk",
+                        "variant": "main",
                         "selection": "pairs",
                         "threshold": threshold,
                         "expert": expert,

@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from moemui import experts
+from moemui.analyses import experts
+from moemui.analyses.key_neurons import Samples, read, write
+from moemui.analyses.key_sets import KeySets
+from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
-from moemui.key_neurons import KeySets, Samples, Setting, read, write
 
 # Layer 1: E0 has neurons 0-2, E1 3-5, S1 6-9; layer 2: E0 10-11 and S1 12-15
 GEOMETRY = Geometry((Layer(1, 2, 1, 3, 4, 1), Layer(2, 1, 1, 2, 4, 1)))

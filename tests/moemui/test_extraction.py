@@ -15,10 +15,11 @@ import torch
 import transformers
 
 import tiny_models
-from moemui import disk, extraction, key_neurons, store
-from moemui.contributions import Options, Scorer
-from moemui.selection import select_key_neurons
-from moemui.synthetic import build_tokenizer
+from moemui.analyses import key_neurons
+from moemui.analyses.selection import select_key_neurons
+from moemui.models.synthetic import build_tokenizer
+from moemui.scores import disk, extraction, store
+from moemui.scores.contributions import Options, Scorer
 
 
 def records(count: int = 4) -> list[dict]:

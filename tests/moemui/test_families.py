@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 
 import tiny_models
-from moemui.families import UnsupportedModelError, geometry, sites
 from moemui.geometry import Layer
+from moemui.tap.families import UnsupportedModelError, geometry, sites
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from moemui import figures, figures_experts, views
-from moemui.figure_style import FigureSpec, looks, save
-from moemui.figures import FIGURES, draw_all
-from moemui.key_neurons import Setting
-from moemui.views import MEAN, Choice, NothingToShow
+from moemui.analyses.settings import Setting
+from moemui.report import figures, figures_experts, views
+from moemui.report.figure_style import FigureSpec, looks, save
+from moemui.report.figures import FIGURES, draw_all
+from moemui.report.views import MEAN, Choice, NothingToShow
 
 NAMES = [
     "mui_performance", "trajectories", "saturation", "layers", "key_experts", "top_experts", "enrichment",

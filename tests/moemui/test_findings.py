@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moemui import findings, wording
-from moemui.findings import Finding
-from moemui.limits import limits
-from moemui.tables import TABLES
-from moemui.views import Choice, Estimate
+from moemui.report import findings, wording
+from moemui.report.findings import Finding
+from moemui.report.limits import limits
+from moemui.report.views import Choice, Estimate
+from moemui.tables.catalog import TABLES
 
 TOPICS = [
     "Performance and MUI", "Phases of training", "Saturation", "Key experts", "Shared experts", "Masking",
@@ -147,7 +147,7 @@ def test_limits_are_those_of_models_trained_here(study_tables, choice):
 
 
 def test_every_verdict_has_a_label(study_tables, choice):
-    from moemui.report import VERDICTS
+    from moemui.report.page import VERDICTS
 
     assert {finding.verdict for finding in findings.findings(study_tables, choice)} <= set(VERDICTS)
 

@@ -9,9 +9,10 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from moemui import harness, responses, synthetic
-from moemui.harness import TaskSpec
-from moemui.recording_model import wrap
+from moemui.answers import harness, responses
+from moemui.answers.harness import TaskSpec
+from moemui.answers.recording_model import wrap
+from moemui.models import synthetic
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
 

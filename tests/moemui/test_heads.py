@@ -8,8 +8,8 @@ import transformers
 
 import tiny_models
 from conformance import zoo
-from moemui.heads import unembedding
-from moemui.mlps import UnsupportedModelError
+from moemui.tap.heads import unembedding
+from moemui.tap.mlps import UnsupportedModelError
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moemui import intervals
+from moemui.analyses import intervals
 
 
 def test_wilson_of_81_in_263():

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import tiny_models
 from conformance import zoo
-from moemui import experts_forward, scoring
-from moemui.contributions import Options, Sample, Scorer
+from moemui.scores import scoring
+from moemui.scores.contributions import Options, Sample, Scorer
+from moemui.tap import experts_forward
 
 FAMILIES = ("olmoe", "deepseek_v2", "qwen2_moe", "gpt_oss", "llama")
 OPTIONS = Options(largest_threshold=0.05, selections=("pairs", "neurons", "per_token"))

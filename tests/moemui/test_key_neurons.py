@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui import selection
+from moemui.analyses import selection
+from moemui.analyses.key_neurons import Samples, read, routed_tokens, write
+from moemui.analyses.key_sets import KeySets
+from moemui.analyses.selection import joined, select, select_per_token
+from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
-from moemui.key_neurons import KeySets, Samples, Setting, read, routed_tokens, write
-from moemui.selection import joined, select, select_per_token
 
 # Layer 0: 2 routed experts of 4 neurons; layer 2: 1 routed of 4 and 1 shared of 6. 8 + 10 = 18 neurons, 4 experts.
 GEOMETRY = Geometry((Layer(0, 2, 0, 4, 0, 1), Layer(2, 1, 1, 4, 6, 1)))
@@ -231,17 +233,18 @@ def test_a_file_gives_back_what_was_written(tmp_path):
 def test_the_layout_on_disk_is_the_documented_one(tmp_path):
     write(tmp_path / "k.h5", **RECORD, sets={Setting("projection", "pairs", 0.3): SETS})
     with h5py.File(tmp_path / "k.h5") as file:
-        group = file["sets/projection/pairs/0.3"]
+        group = file["sets/topk/projection/pairs/0.3"]
         assert dict(group.attrs) | {"k": group.attrs["k"].tolist()} == {
             "formulation": "projection",
             "selection": "pairs",
             "threshold": 0.3,
             "rule": "topk",
+            "incomplete": 0,
             "k": [2, 3],
         }
         assert group["indptr"].dtype == np.int64
         assert group["neurons"].compression == "gzip"
-        assert file.attrs["n_samples"] == 3
+        assert (file.attrs["n_samples"], file.attrs["variant"]) == (3, "main")
         assert file["samples/id"].asstr()[1] == "ä-1"
         assert file["samples/correct"].dtype == np.int8
         assert file["routing/tokens"].dtype == np.int64
@@ -257,7 +260,7 @@ def test_another_schema_version_is_refused_by_name(tmp_path):
     write(tmp_path / "k.h5", **RECORD, sets={})
     with h5py.File(tmp_path / "k.h5", "a") as file:
         file.attrs["schema_version"] = 99
-    with pytest.raises(ValueError, match=r"k\.h5: schema_version is 99, but this code reads 1; delete the file"):
+    with pytest.raises(ValueError, match=r"k\.h5: schema_version is 99, but this code reads 2; delete the file"):
         read(tmp_path / "k.h5")
 
 

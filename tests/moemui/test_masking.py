@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moemui.analyses.masking import by_layer, matched_random
 from moemui.geometry import Geometry, Layer
-from moemui.masking import by_layer, matched_random
 
 GEOMETRY = Geometry((Layer(0, 3, 1, 8, 8, 1), Layer(2, 2, 0, 5, 0, 1)))  # 32 + 10 neurons
 

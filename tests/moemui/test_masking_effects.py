@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moemui.key_neurons import Setting
-from moemui.masking_effects import Condition, effect_size, rows
+from moemui.analyses.masking_effects import Condition, effect_size, rows
+from moemui.analyses.settings import Setting
 
 CELL = {
     "model": "m",

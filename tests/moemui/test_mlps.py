@@ -8,8 +8,8 @@ import transformers
 from torch import nn
 
 import tiny_models
-from moemui import families, mlps
-from moemui.contributions import Options, Sample, Scorer
+from moemui.scores.contributions import Options, Sample, Scorer
+from moemui.tap import families, mlps
 
 GATES = torch.tensor([[0.0, 1.0, -2.0, 3.0]])
 SILU = torch.tensor([[0.0, 0.731059, -0.238406, 2.857722]])  # z / (1 + exp(−z))

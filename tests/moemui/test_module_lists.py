@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from remote_code.saving import keep_code_in, save
 
-from moemui import checkpoints, families
-from moemui.capture import Tap
-from moemui.contributions import FORMULATIONS, Options, Sample, Scorer
+from moemui.models import checkpoints
+from moemui.scores.contributions import FORMULATIONS, Options, Sample, Scorer
+from moemui.tap import families
+from moemui.tap.capture import Tap
 
 EVERYTHING = Options(largest_threshold=1.0)
 BLOCKS = ("sorted", "loop")

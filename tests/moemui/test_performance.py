@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from moemui.key_neurons import Samples
-from moemui.performance import row
-from moemui.tables import TABLES
+from moemui.analyses.key_neurons import Samples
+from moemui.analyses.performance import row
+from moemui.tables.catalog import TABLES
 
 CELL = {"model": "a", "checkpoint": "b", "tokens": None, "order": 0, "task": "t"}
 

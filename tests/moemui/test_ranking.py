@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.ranking import Slots, rank_neurons, rank_pairs, rank_per_token, to_arrays
+from moemui.scores.ranking import Slots, rank_neurons, rank_pairs, rank_per_token, to_arrays
 
 
 @st.composite

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from moemui import published
-from moemui.figure_style import save
-from moemui.figures import draw_all
-from moemui.findings import findings
-from moemui.report import NEEDED, inline_svg, unbroken, write_report
+from moemui.analyses import published
+from moemui.report.figure_style import save
+from moemui.report.figures import draw_all
+from moemui.report.findings import findings
+from moemui.report.page import NEEDED, inline_svg, unbroken, write_report
 
 PROVENANCE = {
     "commit": "0123abc",

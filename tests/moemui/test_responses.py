@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from moemui import responses, synthetic
+from moemui.answers import responses
+from moemui.models import synthetic
 
 
 @pytest.fixture

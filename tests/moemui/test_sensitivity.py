@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from moemui import sensitivity
-from moemui.sensitivity import correlations
-from moemui.tables import TABLES
+from moemui.analyses import sensitivity
+from moemui.analyses.sensitivity import correlations
+from moemui.analyses.settings import Setting
+from moemui.tables.catalog import TABLES
 
 X = np.array([10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5.0])
 Y = np.array([8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68])
@@ -68,13 +69,14 @@ def test_vectors_over_other_cells_or_with_gaps_are_refused(b):
 
 
 def blank(table, **values):
-    fill = {"string": "", "int64": 1, "float64": 0.0, "bool": False}
+    fill = {"string": "made up", "int64": 1, "float64": 0.0, "bool": False}
     return {column.name: fill.get(column.dtype) for column in TABLES[table].columns} | values
 
 
 def frames(values, proportions):
     """utilization and key_experts rows: setting's threshold → value a task."""
-    identity = {"model": "m", "checkpoint": "c", "formulation": "projection", "selection": "pairs"}
+    identity = {"model": "m", "checkpoint": "c"} | dict(Setting("projection", "pairs", 0)._asdict())
+    del identity["threshold"]
     utilization = [
         blank("utilization", **identity, task=f"t{i}", threshold=t, samples=samples, scope=scope, mui_at_m=value * part)
         for t, column in values.items()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui import journal, store, store_writer
+from moemui.scores import journal, store, store_writer
 
 NAMES = [f"q{i}" for i in range(8)]
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from moemui import synthetic
+from moemui.models import synthetic
 
 CONFIG = "config/tasks"
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.tables import TABLES, read, write
+from moemui.tables.catalog import TABLES, named
+from moemui.tables.table import read, write
 
 POINT = {
     "model": "olmoe",
@@ -13,6 +14,8 @@ POINT = {
     "order": 1,
     "task": "addition",
     "formulation": "projection",
+    "rule": "topk",
+    "variant": "main",
     "selection": "pairs",
     "threshold": 0.001,
     "n_samples": 200,
@@ -39,12 +42,12 @@ def test_a_table_without_rows_survives_the_disk_with_its_columns(table, tmp_path
 
 
 def test_rows_survive_the_disk_as_parquet_with_a_csv_twin(tmp_path):
-    frame = SATURATION.frame([POINT, POINT | {"m": 20, "tokens": None, "low": np.nan}])
+    frame = SATURATION.frame([POINT, POINT | {"m": 20, "tokens": None, "low": np.nan, "note": "one sample"}])
     write(frame, tmp_path / ".part-saturation.parquet", SATURATION)
     pd.testing.assert_frame_equal(read(tmp_path / ".part-saturation.parquet", SATURATION), frame)
     twin = (tmp_path / ".part-saturation.csv").read_text().splitlines()
     assert twin[0] == ",".join(SATURATION.names)
-    assert twin[2] == "olmoe,step-00050,,1,addition,projection,pairs,0.001,200,20,0.25,,0.3,"
+    assert twin[2] == "olmoe,step-00050,,1,addition,projection,pairs,0.001,topk,main,200,20,0.25,,0.3,one sample"
 
 
 def test_columns_are_put_in_order_and_cast():
@@ -125,9 +128,13 @@ def test_reading_names_the_file_of_another_table_and_refuses_no_file(tmp_path):
         read([], SATURATION)
 
 
-def test_a_table_may_be_named(tmp_path):
-    frame = SATURATION.frame([POINT])
-    write(frame, tmp_path / "t.parquet", "saturation")
-    pd.testing.assert_frame_equal(read(tmp_path / "t.parquet", "saturation"), frame)
-    with pytest.raises(ValueError, match="there is no table 'saturations'; tables: training, performance, utilization"):
-        read(tmp_path / "t.parquet", "saturations")
+def test_a_missing_value_needs_a_note_unless_its_meaning_says_why():
+    with pytest.raises(ValueError, match=r"column low: a value is missing and no note says why, .*'m': 10"):
+        SATURATION.frame([POINT | {"low": None}])
+    assert SATURATION.frame([POINT | {"tokens": None}])["tokens"].isna().all()
+
+
+def test_tables_are_found_by_name():
+    assert named("saturation") is SATURATION
+    with pytest.raises(ValueError, match="there is no table 'saturations'; tables: training, performance"):
+        named("saturations")

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from moemui import synthetic, training
-from moemui.training import IGNORED, Recipe
+from moemui.models import synthetic, training
+from moemui.models.training import IGNORED, Recipe
 
 TINY = {
     "hidden": 16,

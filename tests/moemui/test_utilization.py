@@ -8,10 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui import utilization
+from moemui.analyses import utilization
+from moemui.analyses.key_neurons import Samples, read, write
+from moemui.analyses.key_sets import KeySets
+from moemui.analyses.settings import Setting
+from moemui.analyses.utilization import (
+    absent,
+    chao2,
+    common_samples,
+    frequency_counts,
+    mui_at,
+    rarefied,
+    saturation_curve,
+)
 from moemui.geometry import Geometry, Layer
-from moemui.key_neurons import KeySets, Samples, Setting, read, write
-from moemui.utilization import absent, chao2, common_samples, frequency_counts, mui_at, rarefied, saturation_curve
 
 # Two samples {0, 1} and {1, 2} of a model of 10 neurons: Q0 = 7, Q1 = 2, Q2 = 1
 PAIR = np.array([7, 2, 1])

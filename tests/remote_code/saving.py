@@ -5,7 +5,7 @@ import sys
 import torch
 from transformers import dynamic_module_utils
 
-from moemui import synthetic
+from moemui.models import synthetic
 
 from .configuration_listed import ListedConfig
 from .modeling_listed import ListedForCausalLM

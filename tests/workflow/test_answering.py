@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import generate_responses
 import mask_neurons
-from moemui import checkpoints, synthetic
+from moemui.models import checkpoints, synthetic
 
 CHAT = {"chat_template_args": {}, "think_end": None}
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from workflow.conftest import copy_project, snakemake
 
 import tiny_models
-from moemui.synthetic import build_tokenizer
+from moemui.models.synthetic import build_tokenizer
 
 pytestmark = pytest.mark.slow
 # What the message says was found, and what to do.

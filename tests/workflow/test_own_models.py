@@ -9,8 +9,9 @@ import torch
 from workflow.conftest import copy_project, planned_jobs, snakemake
 
 import tiny_models
-from moemui import tables
-from moemui.synthetic import build_tokenizer
+from moemui.models.synthetic import build_tokenizer
+from moemui.tables import table as tables
+from moemui.tables.catalog import TABLES
 
 pytestmark = pytest.mark.slow
 STUDY = """
@@ -59,9 +60,9 @@ def test_it_runs_to_its_report(own):
     assert json.loads((own / "model/config.json").read_text())["vocab_size"] != config["vocab_size"]
     run = snakemake(own, "--configfile", "own.yaml")
     assert run.returncode == 0, run.stdout[-4000:]
-    performance = tables.read([own / "results/own/tables/performance.parquet"], "performance").iloc[0]
+    performance = tables.read([own / "results/own/tables/performance.parquet"], TABLES["performance"]).iloc[0]
     assert (performance["n_samples"], performance["n_graded"], performance["n_correct"]) == (3, 2, 1)
-    utilization = tables.read([own / "results/own/tables/utilization.parquet"], "utilization")
+    utilization = tables.read([own / "results/own/tables/utilization.parquet"], TABLES["utilization"])
     total = utilization[(utilization["scope"] == "total") & (utilization["samples"] == "all")]
     assert total["mui"].between(0, 1, inclusive="right").all()
     page = (own / "results/own/report.html").read_text()

@@ -10,8 +10,10 @@ import pytest
 from pretrained import GGUF, SMOLLM2, needs_smollm2
 from workflow.conftest import copy_project, planned_jobs, snakemake
 
-from moemui import key_neurons, tables
+from moemui.analyses import key_neurons
 from moemui.geometry import Geometry, Layer
+from moemui.tables import table as tables
+from moemui.tables.catalog import TABLES
 
 pytestmark = [pytest.mark.slow, needs_smollm2]
 RESULTS = "results/smollm2/SmolLM2-135M"
@@ -52,7 +54,7 @@ def test_geometry_is_the_models(folder):
 
 
 def test_mui_is_the_union_of_the_key_sets_over_all_neurons(folder):
-    table = tables.read([folder / RESULTS / "utilization.parquet"], "utilization")
+    table = tables.read([folder / RESULTS / "utilization.parquet"], TABLES["utilization"])
     for task, threshold in itertools.product(("knowledge", "code"), (0.001, 0.005, 0.01, 0.02)):
         file, sets = samples(folder, task, threshold)
         assert len(sets) == 10

@@ -16,9 +16,10 @@ import pytest
 from workflow.conftest import ROOT, copy_project, snakemake
 
 import tiny_models
-from moemui import disk, extraction, key_neurons, store
+from moemui.analyses import key_neurons
 from moemui.geometry import Geometry, Layer
-from moemui.synthetic import build_tokenizer
+from moemui.models.synthetic import build_tokenizer
+from moemui.scores import disk, extraction, store
 
 NAMES = [f"q{i}" for i in range(7)]
 # Two tasks in chunks of two samples, in a process that kills itself at the n-th time it is about to change something in
@@ -28,7 +29,7 @@ import json, os, signal, sys
 from pathlib import Path
 
 import made_up_scores
-from moemui import extraction
+from moemui.scores import extraction
 
 os.fsync = lambda descriptor: None  # a killed process loses nothing that it wrote
 CHANGES = {{"os.rename", "os.remove", "os.mkdir", "os.rmdir"}}

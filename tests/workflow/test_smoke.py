@@ -9,7 +9,10 @@ import pytest
 import yaml
 from workflow.conftest import planned_jobs, snakemake
 
-from moemui import key_neurons, store, tables
+from moemui.analyses import key_neurons
+from moemui.scores import store
+from moemui.tables import table as tables
+from moemui.tables.catalog import TABLES
 
 pytestmark = pytest.mark.slow
 STAGES = {
@@ -26,7 +29,7 @@ def records(folder):
 def test_every_table_is_there_and_valid(smoke):
     folder = smoke / "results/smoke/tables"
     for name in sorted({path.stem for path in folder.glob("*.parquet")}):
-        frame = tables.read([folder / f"{name}.parquet"], name)
+        frame = tables.read([folder / f"{name}.parquet"], TABLES[name])
         assert len(frame), name
         assert (folder / f"{name}.csv").read_text().count("\n") == len(frame) + 1
     assert {path.stem for path in folder.glob("*.parquet")} == set(tables.TABLES)
@@ -52,7 +55,7 @@ def test_stores_and_sets_are_complete_and_agree(smoke):
 
 
 def test_mui_is_the_union_of_the_key_sets_over_all_neurons(smoke):
-    mui = tables.read([smoke / "results/smoke/tables/utilization.parquet"], "utilization")
+    mui = tables.read([smoke / "results/smoke/tables/utilization.parquet"], TABLES["utilization"])
     row = mui[(mui["samples"] == "all") & (mui["scope"] == "total") & (mui["threshold"] == 0.02)].iloc[-1]
     file = key_neurons.read(smoke / f"results/smoke/{row['model']}/{row['checkpoint']}/{row['task']}/key_neurons.h5")
     sets = file.sets(row["formulation"], row["selection"], 0.02)
@@ -93,7 +96,7 @@ def test_one_more_checkpoint_costs_its_own_jobs_and_the_aggregates(smoke):
     assert planned == own | aggregates
     run = snakemake(smoke, "--configfile", "config/more.yaml")
     assert run.returncode == 0, run.stdout[-4000:]
-    utilization = tables.read([smoke / "results/smoke/tables/utilization.parquet"], "utilization")
+    utilization = tables.read([smoke / "results/smoke/tables/utilization.parquet"], TABLES["utilization"])
     of_model = utilization[utilization["model"] == "smoke-olmoe"]
     assert of_model.drop_duplicates("checkpoint").sort_values("order")["checkpoint"].tolist() == [
         "step-0", "step-30", "step-60", "step-120",
@@ -104,7 +107,7 @@ MORE = ("--configfile", "config/more.yaml", "-n", "--workflow-profile", "config/
 
 
 def test_a_touched_script_or_another_comment_reruns_nothing(smoke):
-    script = smoke / "scripts/moemui/ranking.py"
+    script = smoke / "scripts/moemui/scores/ranking.py"
     script.write_text(script.read_text() + "\n# one more comment\n")
     (smoke / "scripts/extract_contributions.py").touch()
     assert planned_jobs(snakemake(smoke, *MORE).stdout) == {}
@@ -120,7 +123,7 @@ def test_another_threshold_below_the_largest_is_no_forward_pass(smoke):
 
 
 def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
-    module = smoke / "scripts/moemui/utilization.py"
+    module = smoke / "scripts/moemui/analyses/utilization.py"
     before = module.read_text()
     module.write_text(before + "\nCHANGED = True\n")
     planned = planned_jobs(snakemake(smoke, *MORE).stdout)

@@ -12,9 +12,9 @@ import yaml
 from workflow.conftest import local_models
 
 from _study import SCHEMA, Study, StudyError, load
-from moemui.contributions import Options
-from moemui.store import CHUNK_SAMPLES
-from moemui.training import Recipe
+from moemui.models.training import Recipe
+from moemui.scores.contributions import Options
+from moemui.scores.store import CHUNK_SAMPLES
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 VALID = {

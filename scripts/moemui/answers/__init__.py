@@ -1,0 +1,1 @@
+"""From tasks to responses, generated and graded by lm_eval."""

@@ -1,0 +1,289 @@
+"""Training the small Mixture-of-Experts models of the embedded study, with the real transformers classes.
+
+A recipe holds every knob; the same recipe gives the same weights bit for bit on one thread. The model learns only
+the tokens of the answers, plus transformers' load-balancing loss on the router logits. Snapshots are ordinary
+checkpoint folders (`step-00050/`) that any transformers program can load.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from moemui.models import synthetic
+from moemui.models.checkpoints import snapshot_name, without_bars
+from moemui.progress import Progress, silent
+
+FAMILIES = ("olmoe", "deepseek_v2")
+# Batches are cut from this many batches' worth of examples sorted by length, so that little of them is padding.
+BUCKETS = 8
+IGNORED = -100
+REPORT_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights of a trained model.
+
+    family: one of `FAMILIES`: `olmoe` has routed experts only, `deepseek_v2` has shared ones beside them.
+    experts, shared_experts, neurons_per_expert, top_k: the MoE layers; shared_experts counts for deepseek_v2 only.
+    initializer_range: standard deviation of the initial weights; at transformers' 0.02 such models learn far worse.
+    batch, steps: examples a step and number of steps; every example is seen once.
+    learning_rate, warm_up, final_rate: AdamW's peak rate, steps of linear warm-up, and the share of the peak that
+        the cosine ends at.
+    balance: weight of the load-balancing loss. clip: largest gradient norm.
+    seed: initial weights, examples and their order.
+    save_steps: steps whose weights are kept, ascending; 0 is the untrained model.
+    """
+
+    family: str
+    hidden: int = 64
+    layers: int = 3
+    heads: int = 4
+    experts: int = 64
+    shared_experts: int = 1
+    neurons_per_expert: int = 128
+    top_k: int = 2
+    initializer_range: float = 0.08
+    batch: int = 64
+    steps: int = 1000
+    learning_rate: float = 3e-3
+    warm_up: int = 50
+    final_rate: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    balance: float = 0.01
+    seed: int = 0
+    save_steps: tuple[int, ...] = (0, 50, 100, 200, 350, 500, 700, 1000)
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family is {self.family!r}; a model can be trained as one of {', '.join(FAMILIES)}")
+        for knob in ("layers", "heads", "experts", "neurons_per_expert", "batch", "steps"):
+            if getattr(self, knob) < 1:
+                raise ValueError(f"{knob} is {getattr(self, knob)}; it is at least 1")
+        if self.hidden % (4 * self.heads):
+            raise ValueError(
+                f"hidden is {self.hidden} with {self.heads} heads; it must be a multiple of 4 x heads = "
+                f"{4 * self.heads}, because half of each head's width carries positions in pairs"
+            )
+        if not 1 <= self.top_k <= self.experts:
+            raise ValueError(f"top_k is {self.top_k}; it lies between 1 and the number of experts, {self.experts}")
+        if list(self.save_steps) != sorted(set(self.save_steps)) or not self.save_steps:
+            raise ValueError(f"save_steps is {list(self.save_steps)}; name at least one step, ascending, each once")
+        if self.save_steps[0] < 0 or self.save_steps[-1] > self.steps:
+            raise ValueError(
+                f"save_steps is {list(self.save_steps)}; steps to keep lie between 0 and steps, {self.steps}"
+            )
+
+    @classmethod
+    def from_mapping(cls, knobs: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain configuration values; what is not named keeps its default.
+
+        Raises ValueError for a knob that does not exist, with those that do.
+        """
+        allowed = [field.name for field in fields(cls)]
+        unknown = sorted(set(knobs) - set(allowed))
+        if unknown:
+            raise ValueError(f"a training recipe has no {', '.join(unknown)}; it has {', '.join(allowed)}")
+        if "family" not in knobs:
+            raise ValueError(f"a training recipe needs a family, one of {', '.join(FAMILIES)}")
+        values = dict(knobs)
+        if "save_steps" in values:
+            values["save_steps"] = tuple(values["save_steps"])
+        return cls(**values)
+
+
+def build_model(recipe: Recipe, tokenizer: Any) -> Any:
+    """The untrained model of a recipe: float32 on the CPU, weights drawn from torch's current random state."""
+    import transformers
+
+    common: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.hidden,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.heads,
+        "num_experts_per_tok": recipe.top_k,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+        "initializer_range": recipe.initializer_range,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if recipe.family == "olmoe":
+        return transformers.OlmoeForCausalLM(
+            transformers.OlmoeConfig(
+                **common, intermediate_size=recipe.neurons_per_expert, num_experts=recipe.experts, norm_topk_prob=False
+            )
+        )
+    head = recipe.hidden // recipe.heads
+    return transformers.DeepseekV2ForCausalLM(
+        transformers.DeepseekV2Config(
+            **common,
+            intermediate_size=recipe.neurons_per_expert,
+            moe_intermediate_size=recipe.neurons_per_expert,
+            n_routed_experts=recipe.experts,
+            n_shared_experts=recipe.shared_experts,
+            first_k_dense_replace=0,
+            # Latent attention at this size: no low-rank queries, keys and values of half the hidden width, and half
+            # of each query carries the position.
+            q_lora_rank=None,
+            kv_lora_rank=recipe.hidden // 2,
+            qk_nope_head_dim=head // 2,
+            qk_rope_head_dim=head // 2,
+            v_head_dim=head,
+            topk_method="greedy",
+            n_group=None,
+            topk_group=None,
+            routed_scaling_factor=1.0,
+        )
+    )
+
+
+def train(recipe: Recipe, tasks: Sequence[str], output: str | Path, *, progress: Progress = silent) -> pd.DataFrame:
+    """Train a model on `tasks` and write `output/step-NNNNN/` (model and tokenizer) at every step to keep.
+
+    Returns one row a step: step (int, from 1), loss (mean negative log-likelihood of the batch's answer tokens,
+    nats), balance (load-balancing loss before its weight; top_k when experts are used evenly), learning_rate,
+    tokens (int, tokens read so far, padding excluded), seconds (since the start, saving excluded).
+
+    Runs on one thread: that is what makes the weights reproducible, and at these sizes more threads are slower.
+    Raises ValueError for a task that does not exist, FloatingPointError where the loss is no longer a number.
+    """
+    output = Path(output)
+    tokenizer = synthetic.build_tokenizer()
+    examples = encode(synthetic.training_examples(tasks, recipe.batch * recipe.steps, recipe.seed), tokenizer)
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build_model(recipe, tokenizer).train()
+
+        def save(step: int) -> None:
+            if step in recipe.save_steps:
+                folder = output / snapshot_name(step)
+                with without_bars():
+                    model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+
+        return pd.DataFrame(_steps(recipe, model, examples, save, progress), columns=HISTORY)
+
+
+HISTORY = ["step", "loss", "balance", "learning_rate", "tokens", "seconds"]
+
+
+def _steps(
+    recipe: Recipe,
+    model: Any,
+    examples: list[tuple[list[int], list[int]]],
+    save: Callable[[int], None],
+    progress: Progress,
+) -> list[dict[str, float]]:
+    """Run the training steps and return their history."""
+    from transformers.models.qwen2_moe.modeling_qwen2_moe import load_balancing_loss_func
+
+    decayed = [weights for weights in model.parameters() if weights.ndim >= 2]
+    others = [weights for weights in model.parameters() if weights.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    history: list[dict[str, float]] = []
+    tokens, seconds = 0, 0.0
+    save(0)
+    for step, (ids, mask, targets) in enumerate(batches(examples, recipe.batch, recipe.seed), start=1):
+        started = time.perf_counter()
+        rate = learning_rate(recipe, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # The decoder without its head: DeepSeek-V2's class has no load-balancing loss of its own, and only the
+        # answers' positions need logits.
+        states = model.model(input_ids=ids, attention_mask=mask, use_cache=False, output_router_logits=True)
+        wanted = targets != IGNORED
+        loss = F.cross_entropy(model.lm_head(states.last_hidden_state[wanted]), targets[wanted])
+        balance: Any = load_balancing_loss_func(tuple(states.router_logits), recipe.experts, recipe.top_k, mask)
+        (loss + recipe.balance * balance).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens += int(mask.sum())
+        seconds += time.perf_counter() - started
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value} at step {step} of {recipe.steps}; lower learning_rate ({recipe.learning_rate})"
+            )
+        history.append(dict(zip(HISTORY, (step, value, float(balance.detach()), rate, tokens, seconds), strict=True)))
+        if step % REPORT_STEPS == 0:
+            progress(step, recipe.steps, f"loss {value:.3f}")
+        save(step)
+    return history
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The rate of step 1, 2, … steps: linear warm-up times a cosine from 1 to `final_rate`."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    warm = min(1.0, step / recipe.warm_up) if recipe.warm_up else 1.0
+    return recipe.learning_rate * warm * (recipe.final_rate + (1 - recipe.final_rate) * cosine)
+
+
+def encode(examples: Sequence[synthetic.Example], tokenizer: Any) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids with <bos>, answer ids with <eos>) of every example."""
+    prompts = tokenizer([example.prompt for example in examples])["input_ids"]
+    texts = [synthetic.DELIMITER + example.answer for example in examples]
+    answers = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def batches(
+    examples: Sequence[tuple[list[int], list[int]]], size: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Every example once, in batches of similar length whose order is random; the last batch may be short.
+
+    Yields ids, mask and targets, each int64 (batch, token), padded on the right; the target of a position is the
+    next token where that belongs to the answer, else `IGNORED`.
+    """
+    lengths = [len(prompt) + len(answer) for prompt, answer in examples]
+    order = list(range(len(examples)))
+    draws = synthetic.Draws(f"batches {seed}")
+    pool = size * BUCKETS
+    for start in range(0, len(order), pool):
+        # Examples were drawn at random already, so only the order inside a pool is left to choose.
+        rows = sorted(order[start : start + pool], key=lambda row: lengths[row])
+        cuts = [rows[cut : cut + size] for cut in range(0, len(rows), size)]
+        for batch in draws.sample(cuts, len(cuts)):
+            yield _collate([examples[row] for row in batch])
+
+
+def _collate(batch: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    width = max(len(prompt) + len(answer) for prompt, answer in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    targets = torch.full_like(ids, IGNORED)
+    for row, (prompt, answer) in enumerate(batch):
+        length = len(prompt) + len(answer)
+        ids[row, :length] = torch.tensor(prompt + answer)
+        mask[row, :length] = 1
+        targets[row, len(prompt) - 1 : length - 1] = torch.tensor(answer)
+    return ids, mask, targets
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

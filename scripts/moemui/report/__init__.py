@@ -1,0 +1,1 @@
+"""From tables to what people see: figures, findings in words, one page."""

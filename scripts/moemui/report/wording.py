@@ -1,0 +1,55 @@
+"""How numbers are printed in prose: shares as percent, intervals in brackets, p-values, counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from moemui.report.views import Estimate
+
+
+def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0) -> str:
+    """A share as percent with one decimal, two below 1 %; an estimate with its interval in brackets, or without any."""
+    if isinstance(number, float):
+        return f"{_number(scale * number, _decimals(scale * number))}{unit}"
+    decimals = _decimals(scale * number.value)
+    value, low, high = (_number(scale * part, decimals) for part in number)
+    missing = not np.isfinite([number.low, number.high]).all()
+    if not missing and number.low == number.high:
+        return f"{value}{unit} (the same in every resample)"  # no certainty: a threshold that no resample crosses
+    return f"{value}{unit} {'(no interval)' if missing else f'[{low}, {high}]'}"
+
+
+def points(number: Estimate | float) -> str:
+    """A difference of shares in percentage points."""
+    return percent(number, unit=" points")
+
+
+def _decimals(value: float) -> int:
+    return 1 if abs(value) >= 1 else 2
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")  # + 0.0 turns −0.0 into 0.0
+
+
+def probability(p: float) -> str:
+    """A p-value as printed: 0.031, or 2e−07 below 0.001."""
+    if p == 0:
+        return "below 1e−300"  # smaller than a float can hold
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("-", "−")
+
+
+def sign(number: Estimate) -> int:
+    """1 or −1 where the interval lies above or below 0, 0 where it contains it (ends included) or is missing."""
+    return int(number.low > 0) - int(number.high < 0)
+
+
+def estimate(row: pd.Series, name: str) -> Estimate:
+    """A row's estimate from its columns NAME, NAME_low and NAME_high."""
+    return Estimate(*(float(row[column]) for column in (name, f"{name}_low", f"{name}_high")))
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 task, 2 tasks."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

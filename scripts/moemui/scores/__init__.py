@@ -1,0 +1,1 @@
+"""From responses to neuron contributions: scored, checked, ranked and stored. The only expensive step."""
