@@ -54,8 +54,9 @@ lock:  ## renew requirements.lock from the ranges in pyproject.toml
 	@# A CPU build calls itself 2.13.0+cpu; the lock means the version, whatever the build.
 	build/lock/bin/python -m pip freeze --exclude moemui | sed 's/+cpu$$//' > requirements.lock
 
-benchmark: $(ENV)  ## what extraction costs over a plain forward pass (some minutes)
+benchmark: $(ENV)  ## what extraction costs over a plain forward pass, and the analyses at scale (some minutes)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/extraction.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/analysis.py
 
 architectures: $(ENV)  ## docs/architectures.md anew, for another version of transformers
 	PYTHONPATH=scripts:tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m conformance.write_table

@@ -10,7 +10,7 @@ sys.path.insert(
 )
 
 from _code import digest
-from _study import Study, StudyError
+from _study import MAIN, Study, StudyError
 
 try:
     STUDY = Study(config)
@@ -44,8 +44,16 @@ def model_files(name, model="{model}", tasks=None):
     if model == "{model}":
         return lambda wildcards: model_files(name, wildcards.model, tasks)
     return [
-        f"<results>/{model}/{checkpoint}/{middle}{name}"
+        path
         for checkpoint in STUDY.checkpoints(model)
+        for path in checkpoint_files(name, model, checkpoint, tasks)
+    ]
+
+
+def checkpoint_files(name, model, checkpoint, tasks=None):
+    """Paths of a file of a checkpoint, or of each of its tasks."""
+    return [
+        f"<results>/{model}/{checkpoint}/{middle}{name}"
         for middle in ([f"{task}/" for task in tasks] if tasks is not None else [""])
     ]
 
@@ -53,6 +61,83 @@ def model_files(name, model="{model}", tasks=None):
 def study_files(name, tasks=None):
     """As `model_files`, over all models."""
     return [path for model in STUDY.models for path in model_files(name, model, tasks)]
+
+
+ALL_VARIANTS = [MAIN, *STUDY.variants]
+
+
+def folder(variant):
+    """Where a variant's files of a task lie below those of the main scoring options."""
+    return "" if variant == MAIN else f"{variant}/"
+
+
+def ending(variant):
+    """What marks a variant in names of rules and records."""
+    return "" if variant == MAIN else f"_{variant}"
+
+
+def scored_on(model, checkpoint):
+    """The variants that a checkpoint is scored under, the main one first."""
+    return [
+        MAIN,
+        *(
+            variant
+            for variant in STUDY.variants
+            if checkpoint in STUDY.variant_checkpoints(variant, model)
+        ),
+    ]
+
+
+def variant_files(name, model):
+    """Paths of a file of every task and variant of a model, of the checkpoints that the variant is scored on."""
+    return [
+        f"<results>/{model}/{checkpoint}/{task}/{folder(variant)}{name}"
+        for variant in STUDY.variants
+        for checkpoint in STUDY.variant_checkpoints(variant, model)
+        for task in STUDY.tasks
+    ]
+
+
+def measured_files(name):
+    """As `model_files` of every task, with those of the variants behind them: an input function of the model."""
+    return lambda wildcards: [
+        *model_files(name, wildcards.model, STUDY.tasks),
+        *variant_files(name, wildcards.model),
+    ]
+
+
+def ends(model):
+    """A model's first and last checkpoint."""
+    names = STUDY.checkpoints(model)
+    return list(dict.fromkeys([names[0], names[-1]]))
+
+
+def end_files(name, tasks=None):
+    """As `model_files` for {model}, of its first and last checkpoint only: an input function of the model."""
+    return lambda wildcards: [
+        path
+        for checkpoint in ends(wildcards.model)
+        for path in checkpoint_files(name, wildcards.model, checkpoint, tasks)
+    ]
+
+
+def study_end_files(name, tasks=None):
+    """As `study_files`, of each model's first and last checkpoint only."""
+    return [
+        path
+        for model in STUDY.models
+        for checkpoint in ends(model)
+        for path in checkpoint_files(name, model, checkpoint, tasks)
+    ]
+
+
+def chosen_threshold():
+    """What a stage waits for that shows one setting: the choice of its threshold, where the config leaves it open."""
+    return (
+        "<results>/tables/threshold_selection.parquet"
+        if STUDY.chooses_threshold()
+        else []
+    )
 
 
 def table(name, folder="tables"):
@@ -78,6 +163,14 @@ MODEL_TABLES = [
     "saturation",
     "expert_frequency",
     "key_experts",
+    "expert_overlap",
+    "experts_shared",
+    "specialization",
+    "specialization_summary",
+    "coactivation",
+    "coactivation_summary",
+    "diversity",
+    "diversity_effect",
 ]
 
 
@@ -108,7 +201,15 @@ if STUDY.masked_checkpoints():
             for model, checkpoint in STUDY.masked_checkpoints().items()
             for suite in STUDY.suites
         ]
-REPORTED = [*GATHERED, "enrichment", "sensitivity", "phases"]
+REPORTED = [
+    *GATHERED,
+    *["enrichment", "exposure", "top_composition"],
+    *["sensitivity", "expert_threshold_sensitivity"],
+    *["comparisons", "phases", "phase_divergence", "change_points"],
+    *["utility_law", "utility_curve", "decay", "decay_curve"],
+    *["published", "published_agreement", "diagnostics"],
+    *(["threshold_selection"] if STUDY.masked_checkpoints() else []),
+]
 
 # The records of all jobs before the report, in the order of the data.
 RECORDS = [
@@ -127,13 +228,14 @@ RECORDS = [
             for stage in [
                 "checkpoint",
                 *[
-                    f"{stage}_{suite}{shard}"
-                    for stage, shards in (
-                        ("responses", [""]),
-                        ("contributions", STUDY.shards()),
-                        ("key_neurons", [""]),
+                    f"{stage}_{suite}{ending(variant)}{shard}"
+                    for stage, variants, shards in (
+                        ("responses", [MAIN], [""]),
+                        ("contributions", scored_on(model, checkpoint), STUDY.shards()),
+                        ("key_neurons", scored_on(model, checkpoint), [""]),
                     )
                     for suite in STUDY.suites
+                    for variant in variants
                     for shard in shards
                 ],
             ]
@@ -141,7 +243,7 @@ RECORDS = [
         *[
             f"{model}/{stage}"
             for model in STUDY.models
-            for stage in ("utilization", "experts")
+            for stage in ("utilization", "experts", "expert_structure", "diversity")
         ],
         *["enrichment", "sensitivity"],
         *[
@@ -149,7 +251,8 @@ RECORDS = [
             for model, checkpoint in STUDY.masked_checkpoints().items()
             for suite in STUDY.suites
         ],
-        "dynamics",
+        *(["threshold_selection"] if STUDY.masked_checkpoints() else []),
+        *["comparisons", "dynamics", "laws", "diagnostics"],
         *[f"tables/{table}" for table in GATHERED],
     ]
 ]

@@ -3,18 +3,19 @@
 INPUTS   checkpoint.json, responses.jsonl.
 OUTPUTS  <results>/{model}/{checkpoint}/{task}/contributions.zarr: ranked scores for every formulation and
          selection up to the largest threshold, routing counts, conservation errors (moemui.scores.store describes it).
-         With contributions.shards: n above 1 instead contributions-1-of-n.zarr …, one job each.
+         With contributions.shards: n above 1 instead contributions-1-of-n.zarr …, one job each. Those of a variant
+         (contributions.variants) lie in a folder of its name beside them, and are jobs of their own.
 
 A killed job leaves .part-contributions.zarr; started again it goes on after the last chunk of samples in it.
 """
 
-for (suite, tasks), (shard, number) in product(
-    STUDY.suites.items(), STUDY.shards().items()
+for (suite, tasks), variant, (shard, number) in product(
+    STUDY.suites.items(), ALL_VARIANTS, STUDY.shards().items()
 ):
 
     rule:
         name:
-            f"contributions_{suite}{shard}"
+            f"contributions_{suite}{ending(variant)}{shard}"
         input:
             manifest="<results>/{model}/{checkpoint}/checkpoint.json",
             responses=expand(
@@ -24,23 +25,24 @@ for (suite, tasks), (shard, number) in product(
             stores=[
                 directory(path)
                 for path in expand(
-                    "<results>/{{model}}/{{checkpoint}}/{task}/contributions{shard}.zarr",
+                    "<results>/{{model}}/{{checkpoint}}/{task}/{folder}contributions{shard}.zarr",
                     task=tasks,
+                    folder=folder(variant),
                     shard=shard,
                 )
             ],
-            record=f"<results>/records/{{model}}/{{checkpoint}}/contributions_{suite}{shard}.json",
+            record=f"<results>/records/{{model}}/{{checkpoint}}/contributions_{suite}{ending(variant)}{shard}.json",
         log:
-            f"<results>/logs/{{model}}/{{checkpoint}}/contributions_{suite}{shard}.log",
+            f"<results>/logs/{{model}}/{{checkpoint}}/contributions_{suite}{ending(variant)}{shard}.log",
         benchmark:
-            f"<results>/benchmarks/{{model}}/{{checkpoint}}/contributions_{suite}{shard}.tsv"
+            f"<results>/benchmarks/{{model}}/{{checkpoint}}/contributions_{suite}{ending(variant)}{shard}.tsv"
         conda:
             "../envs/model.yaml"
         threads: 1
         resources:
             **model_resources(),
         params:
-            options=STUDY.scoring(),
+            options=STUDY.scoring(variant),
             chunk_samples=STUDY["contributions"]["chunk_samples"],
             shard=[number, STUDY["contributions"]["shards"]],
             loading=lambda wildcards: STUDY.loading(wildcards.model),

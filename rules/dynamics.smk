@@ -1,16 +1,19 @@
-"""From tables over checkpoints to phases: Accumulating, Evolving, Coarsening, Collapsing or Flat.
+"""From key neurons over checkpoints to phases of training, tasks that part from the mean, and change points.
 
-INPUTS   utilization.parquet of every model; key_neurons.h5 for which samples were answered correctly.
-OUTPUTS  <results>/tables/phases.parquet with a CSV twin, per task and for the mean over tasks.
+INPUTS   key_neurons.h5 of every checkpoint and task; checkpoint.json for the tokens seen.
+OUTPUTS  <results>/tables/phases.parquet, phase_divergence.parquet and change_points.parquet, each with a CSV twin.
 """
 
 
 rule dynamics:
     input:
-        utilization=model_tables("utilization"),
         key_neurons=study_files("key_neurons.h5", STUDY.tasks),
+        checkpoints=study_files("checkpoint.json"),
+        chosen=chosen_threshold(),
     output:
         **table("phases"),
+        **table("phase_divergence"),
+        **table("change_points"),
         record="<results>/records/dynamics.json",
     log:
         "<logs>/dynamics.log",
@@ -22,6 +25,7 @@ rule dynamics:
         mem_mb=2000,
     params:
         settings=STUDY.main_settings(),
+        order={model: STUDY.checkpoints(model) for model in STUDY.models},
         seed=STUDY["seed"],
         code=digest("trace_dynamics"),
     script:

@@ -1,7 +1,9 @@
-"""From key experts to Fisher's test: are shared experts over-represented, and were they before training?
+"""From experts to shared against routed ones: are shared experts over-represented, and were they before training?
 
 INPUTS   expert_frequency.parquet of every model.
-OUTPUTS  <results>/tables/enrichment.parquet with a CSV twin; rows of the untrained checkpoint are the baseline.
+OUTPUTS  <results>/tables/ enrichment.parquet (Fisher's test on every task set, beside the untrained checkpoint),
+         exposure.parquet (the same, adjusted for the tokens that an expert saw) and top_composition.parquet (the ten
+         most frequent experts), each with a CSV twin.
 """
 
 
@@ -10,6 +12,8 @@ rule enrichment:
         frequencies=model_tables("expert_frequency"),
     output:
         **table("enrichment"),
+        **table("exposure"),
+        **table("top_composition"),
         record="<results>/records/enrichment.json",
     log:
         "<logs>/enrichment.log",

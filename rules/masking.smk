@@ -1,7 +1,8 @@
-"""What does a task lose without its key neurons, and what without as many random ones?
+"""What does a task lose without its key neurons, and what without as many others?
 
 INPUTS   checkpoint.json, responses.jsonl and key_neurons.h5 of a model's last checkpoint.
-OUTPUTS  <results>/{model}/{checkpoint}/masking/{suite}/masking.parquet and masking_effect.parquet.
+OUTPUTS  <results>/{model}/{checkpoint}/masking/{suite}/masking.parquet and masking_effect.parquet: every threshold of
+         masking.thresholds, against random neurons of the same experts, and against such of like activation frequency.
 
 A job answers all tasks of a suite again, once for each condition, on one loaded model.
 """
@@ -39,8 +40,12 @@ for suite, tasks in STUDY.suites.items():
             batch_size=STUDY["responses"]["batch_size"],
             loading=lambda wildcards: STUDY.loading(wildcards.model),
             chat=lambda wildcards: STUDY.chat(wildcards.model),
-            setting=[STUDY["analysis"][key] for key in ("formulation", "selection")]
-            + [STUDY["masking"]["threshold"]],
+            settings=STUDY.masking_settings(),
+            # What of the scoring says which tokens count, and how many fit into memory.
+            counting={
+                key: STUDY["contributions"][key]
+                for key in ("alignment", "eos", "max_batch_tokens")
+            },
             seeds=STUDY["masking"]["seeds"],
             seed=STUDY["seed"],
             code=digest("mask_neurons"),

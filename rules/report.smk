@@ -33,6 +33,7 @@ rule report:
     input:
         tables=expand("<results>/tables/{name}.parquet", name=REPORTED),
         records=RECORDS,
+        chosen=chosen_threshold(),
     output:
         report=report(
             "<results>/report.html",

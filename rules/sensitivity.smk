@@ -1,7 +1,8 @@
-"""How much do results depend on threshold, formulation and selection?
+"""How much do results depend on threshold, formulation, selection, rule, scoring options and η_expert?
 
 INPUTS   utilization.parquet and key_experts.parquet of every model.
-OUTPUTS  <results>/tables/sensitivity.parquet with a CSV twin: correlations between every pair of settings.
+OUTPUTS  <results>/tables/ sensitivity.parquet (every pair of settings) and expert_threshold_sensitivity.parquet (every
+         pair of η_expert), each with a CSV twin: correlations and cosines with intervals.
 """
 
 
@@ -11,6 +12,7 @@ rule sensitivity:
         key_experts=model_tables("key_experts"),
     output:
         **table("sensitivity"),
+        **table("expert_threshold_sensitivity"),
         record="<results>/records/sensitivity.json",
     log:
         "<logs>/sensitivity.log",
@@ -21,6 +23,7 @@ rule sensitivity:
     resources:
         mem_mb=2000,
     params:
+        expert_threshold=STUDY["analysis"]["expert_threshold"],
         seed=STUDY["seed"],
         code=digest("correlate_settings"),
     script:

@@ -1,13 +1,13 @@
 """From key neurons to MUI: total, routed, shared and by layer, with its dependence on the number of samples.
 
-INPUTS   key_neurons.h5 and checkpoint.json of every checkpoint of a model.
+INPUTS   key_neurons.h5 (of the variants too) and checkpoint.json of every checkpoint of a model.
 OUTPUTS  <results>/{model}/utilization.parquet, saturation.parquet, performance.parquet, each with a CSV twin.
 """
 
 
 rule model_utilization:
     input:
-        key_neurons=model_files("key_neurons.h5", tasks=STUDY.tasks),
+        key_neurons=measured_files("key_neurons.h5"),
         checkpoints=model_files("checkpoint.json"),
     output:
         **table("utilization", "{model}"),

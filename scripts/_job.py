@@ -28,7 +28,8 @@ from typing import Any, TextIO
 STARTED = datetime.now(UTC)
 RECORD_VERSION = 1
 PACKAGES = (
-    "torch", "transformers", "lm_eval", "datasets", "zarr", "h5py", "numpy", "scipy", "statsmodels", "pandas",
+    "torch", "transformers", "lm_eval", "datasets", "zarr", "h5py", "numpy", "scipy", "statsmodels",
+    "powerlaw", "ruptures", "pandas",
     "pyarrow", "matplotlib", "mlflow", "snakemake",
 )  # fmt: skip
 TAIL_LINES = 15

@@ -18,6 +18,10 @@ from jsonschema.exceptions import ValidationError
 SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schemas" / "study.schema.yaml"
 
 
+RANKED = ("pairs", "neurons")  # selections whose scores are stored, so that every rule applies
+MAIN, AUTO = "main", "auto"  # the variant that a study's own scoring options make; a threshold that masking chooses
+
+
 class StudyError(ValueError):
     """A mistake in a study's configuration: the key, the value found, the allowed ones."""
 
@@ -31,8 +35,11 @@ class Study:
         if errors:
             raise StudyError("; ".join(_explain(error) for error in errors[:3]))
         self.config = _with_defaults(config, rules, rules)
-        self.config["analysis"].setdefault("curve_threshold", self.config["analysis"]["threshold"])
-        self.config["masking"].setdefault("threshold", self.config["analysis"]["threshold"])
+        analysis = self.config["analysis"]
+        analysis.setdefault("curve_threshold", analysis["threshold"])
+        automatic = AUTO in (analysis["threshold"], analysis["curve_threshold"])
+        stored = self.config["contributions"]["thresholds"]
+        self.config["masking"].setdefault("thresholds", stored if automatic else [analysis["threshold"]])
         self.name: str = self.config["study"]
         listed: dict[str, dict[str, Any]] = self.config["models"]
         self.models = {name: model for name, model in listed.items() if "hold" not in model}
@@ -99,16 +106,67 @@ class Study:
         return sorted(files)
 
     def main_settings(self) -> list[list[Any]]:
-        """The settings (formulation, selection, threshold) that trajectories and figures show, the main one first."""
-        analysis = self["analysis"]
-        thresholds = dict.fromkeys([analysis["threshold"], analysis["curve_threshold"]])
-        return [[analysis["formulation"], analysis["selection"], threshold] for threshold in thresholds]
+        """The settings that trajectories and figures show, the experts' one first, as `settings` lists them."""
+        settings = [self.expert_setting(), self.curve_setting()]
+        return settings[:1] if settings[0] == settings[1] else settings
 
-    def scoring(self) -> dict[str, Any]:
-        """What is scored and how. Of the thresholds only the largest, so that changing others is no forward pass."""
-        other = ("thresholds", "chunk_samples", "shards")
+    def expert_setting(self) -> list[Any]:
+        """The setting at which experts are judged. Its threshold is `auto` where masking chooses it."""
+        return self._setting(self["analysis"]["threshold"])
+
+    def curve_setting(self) -> list[Any]:
+        """The setting of MUI curves."""
+        return self._setting(self["analysis"]["curve_threshold"])
+
+    def masking_settings(self) -> list[list[Any]]:
+        """The settings whose key neurons are masked."""
+        return [self._setting(threshold) for threshold in self["masking"]["thresholds"]]
+
+    def shown_masking_setting(self) -> list[Any] | None:
+        """The masked setting that figures and flags show: the experts' one where it is masked, else the first."""
+        masked = self.masking_settings() if self.masked_checkpoints() else []
+        if self.expert_setting() in masked or (masked and self.chooses_threshold()):
+            return self.expert_setting()
+        return next(iter(masked), None)
+
+    def grid_settings(self) -> list[list[Any]]:
+        """The settings at which experts are judged at every η_expert: the main ones, or all that `auto` may be."""
+        if not self.chooses_threshold():
+            return self.main_settings()
+        return [self._setting(threshold) for threshold in self["contributions"]["thresholds"]]
+
+    def chooses_threshold(self) -> bool:
+        """Whether a threshold is `auto`, so that what shows one setting waits for the choice."""
+        return AUTO in (self["analysis"]["threshold"], self["analysis"]["curve_threshold"])
+
+    def _setting(self, threshold: float | str, **other: Any) -> list[Any]:
+        """Formulation, selection, threshold, rule, variant, as moemui.analyses.settings.Setting takes them."""
+        analysis = {"rule": "topk", "variant": MAIN, **self["analysis"], **other}
+        return [analysis["formulation"], analysis["selection"], threshold, analysis["rule"], analysis["variant"]]
+
+    def scoring(self, variant: str = MAIN) -> dict[str, Any]:
+        """What is scored and how. Of the thresholds only the largest, so that changing others is no forward pass.
+
+        A variant is scored for the main formulation and selection alone, with some options changed.
+        """
+        other = ("thresholds", "chunk_samples", "shards", "variants")
         options = {key: value for key, value in self["contributions"].items() if key not in other}
-        return {**options, "largest_threshold": max(self["contributions"]["thresholds"])}
+        options["largest_threshold"] = max(self["contributions"]["thresholds"])
+        if variant == MAIN:
+            return options
+        changed = {key: value for key, value in self.variants[variant].items() if key != "checkpoints"}
+        main = {"formulations": [self["analysis"]["formulation"]], "selections": [self["analysis"]["selection"]]}
+        return {**options, **main, **changed}
+
+    @property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Other scoring options by name, beside the main ones."""
+        return self["contributions"]["variants"]
+
+    def variant_checkpoints(self, variant: str, model: str) -> list[str]:
+        """The model's checkpoints that are scored under a variant: its first and last, or all."""
+        names = self.checkpoints(model)
+        return names if self.variants[variant]["checkpoints"] == "all" else list(dict.fromkeys([names[0], names[-1]]))
 
     def shards(self) -> dict[str, int]:
         """The parts that a task's samples are scored in: what stands behind file names, and the number, from 1."""
@@ -118,15 +176,20 @@ class Study:
     def settings(self) -> list[list[Any]]:
         """The settings that tables hold: one change at a time from the main ones, as the paper's ablations go.
 
-        Every stored threshold under the main formulation and selection, and at the main thresholds every other
-        formulation and every other selection. Key sets of all combinations stay in key_neurons.h5.
+        Every stored threshold under the main formulation and selection; at the main thresholds every other
+        formulation, every other selection and every variant; every other rule. Key sets of all combinations stay in
+        key_neurons.h5. A setting is formulation, selection, threshold, rule, variant.
         """
-        analysis, stored = self["analysis"], self["contributions"]
-        main = [analysis["formulation"], analysis["selection"]]
-        found = [[*main, threshold] for threshold in stored["thresholds"]]
-        for _, _, threshold in self.main_settings():
-            found += [[f, main[1], threshold] for f in stored["formulations"] if f != main[0]]
-            found += [[main[0], s, threshold] for s in stored["selections"] if s != main[1]]
+        stored, main = self["contributions"], self["analysis"]
+        shown = [threshold for _, _, threshold, *_ in self.main_settings()]
+        found = [self._setting(threshold) for threshold in stored["thresholds"]]
+        for threshold in stored["thresholds"] if AUTO in shown else shown:
+            for part, values in (("formulation", stored["formulations"]), ("selection", stored["selections"])):
+                found += [self._setting(threshold, **{part: value}) for value in values if value != main[part]]
+            found += [self._setting(threshold, variant=variant) for variant in self.variants]
+        if main["selection"] in RANKED:
+            for rule, thresholds in self["key_neurons"].items():
+                found += [self._setting(threshold, rule=rule) for threshold in thresholds]
         return found
 
     def about(self) -> dict[str, Any]:
@@ -136,8 +199,11 @@ class Study:
             "description": self.config.get("description", ""),
             "trained_here": self.trained(),
             "held": self.held,
+            "curve_setting": self.curve_setting(),
+            "expert_setting": self.expert_setting(),
+            "masking_setting": self.shown_masking_setting(),
             "families": {name: model.get("family", name) for name, model in self.models.items()},
-            **{key: self[key] for key in ("analysis", "contributions", "masking")},
+            **{key: self[key] for key in ("analysis", "contributions", "key_neurons", "masking")},
         }
 
     def _suites(self) -> dict[str, list[str]]:
@@ -206,16 +272,24 @@ class Study:
                 )
 
     def _check_settings(self) -> None:
-        stored = self["contributions"]
-        for section, key, allowed in (
-            ("analysis", "threshold", stored["thresholds"]),
-            ("analysis", "curve_threshold", stored["thresholds"]),
-            *([("masking", "threshold", stored["thresholds"])] if self.masked_checkpoints() else []),
-            ("analysis", "formulation", stored["formulations"]),
-            ("analysis", "selection", stored["selections"]),
+        stored, analysis = self["contributions"], self["analysis"]
+        masked = self["masking"]["thresholds"] if self.masked_checkpoints() else []
+        for where, found, allowed in (
+            ("analysis.threshold", analysis["threshold"], [*stored["thresholds"], AUTO]),
+            ("analysis.curve_threshold", analysis["curve_threshold"], [*stored["thresholds"], AUTO]),
+            *(("masking.thresholds", threshold, stored["thresholds"]) for threshold in masked),
+            *(("key_neurons.global_topk", x, stored["thresholds"]) for x in self["key_neurons"]["global_topk"]),
+            ("analysis.formulation", analysis["formulation"], stored["formulations"]),
+            ("analysis.selection", analysis["selection"], stored["selections"]),
         ):
-            if self[section][key] not in allowed:
-                raise StudyError(f"{section}.{key}: found {self[section][key]!r}; contributions stores {allowed}")
+            if found not in allowed:
+                raise StudyError(f"{where}: found {found!r}; contributions stores {allowed}")
+        if self.chooses_threshold() and len(masked) < 2:
+            raise StudyError(
+                f"analysis: a threshold is auto, and masking.thresholds is {masked}; masking chooses among two or more"
+            )
+        if analysis["expert_threshold"] not in analysis["expert_thresholds"]:
+            analysis["expert_thresholds"] = sorted([*analysis["expert_thresholds"], analysis["expert_threshold"]])
 
 
 def load(path: Path) -> Study:

@@ -1,4 +1,4 @@
-"""Answer every task again without its key neurons, and without as many random ones."""
+"""Answer every task again without its key neurons, and without as many others, at several thresholds."""
 
 import json
 from collections.abc import Callable
@@ -10,15 +10,17 @@ import torch
 
 from _job import run
 from moemui.analyses import key_neurons as files
-from moemui.analyses.masking import by_layer, matched_random
-from moemui.analyses.masking_effects import NO_SEED, Condition, rows
+from moemui.analyses.masking import by_layer, masks
+from moemui.analyses.masking_effects import Condition, rows
 from moemui.analyses.settings import Setting
 from moemui.answers import harness
 from moemui.answers.responses import read_responses, reference_nll, verdicts
 from moemui.models import checkpoints
+from moemui.scores.activation_frequency import activity
+from moemui.scores.contributions import Options, Sample, Scorer
 from moemui.tables import table as tables
 from moemui.tables.masking import MASKING, MASKING_EFFECT
-from moemui.tap import families
+from moemui.tap import heads
 from moemui.tap.capture import Tap
 
 
@@ -34,14 +36,17 @@ def main(
     batch_size: int,
     loading: dict,
     chat: dict,
-    setting: list,
+    settings: list,
+    counting: dict,
     seeds: int,
     seed: int,
     progress: Callable,
 ) -> dict:
     """masking, masking_effect: the tables to write. data: <task>.jsonl of the synthetic tasks.
 
-    seed: of the bootstrap and of the first random control; the `seeds` controls count up from it.
+    settings: whose key neurons are masked, one after the other. counting: of the contributions' options, those that say
+    at which states response tokens are. seed: of the bootstrap and of the first control; the `seeds` of each kind count
+    up from it.
     """
     made = {path.stem: str(path) for path in data}
     # Before the model, so that a mistake in a task costs no loading of one.
@@ -50,42 +55,55 @@ def main(
     )
     model, tokenizer = checkpoints.load(json.loads(checkpoint.read_text()), **loading)
     wrapped = harness.wrap(model, tokenizer, batch_size=batch_size, **chat)
-    sites = families.sites(model)
+    scorer = Scorer(model, Options.from_mapping(counting), eos_ids=heads.end_tokens(model, tokenizer))
+    wanted = [Setting(*setting) for setting in settings]
+    total, done = len(tasks) * (1 + len(wanted) * (2 + 2 * seeds)), 0
     outcomes, effects = [], []
-    for done, (name, answers, sets) in enumerate(zip(tasks, responses, key_neurons, strict=True)):
+    for name, answers, sets in zip(tasks, responses, key_neurons, strict=True):
         file, records = files.read(sets), read_responses(answers)
-        key = file.sets(*setting).union()
-        answer = _answering(wrapped, _alone(loaded, name), records)
-        conditions = []
-        masks = [("none", NO_SEED, np.empty(0, dtype=np.int64)), ("key", NO_SEED, key)]
-        masks += [
-            ("random", control, matched_random(key=key, geometry=file.geometry, seed=control))
-            for control in range(seed, seed + seeds)
-        ]
-        for kind, control, neurons in masks:
-            masked = [torch.from_numpy(layer) for layer in by_layer(neurons=neurons, geometry=file.geometry)]
-            with Tap(sites, masked_neurons=masked):
-                correct, nll = answer()
-            conditions.append(Condition(kind, len(neurons), correct, nll, control))
-        outcome, effect = rows(
-            model=file.model,
-            checkpoint=file.checkpoint,
-            task=name,
-            setting=Setting(*setting),
-            n_neurons=file.geometry.neurons,
-            conditions=conditions,
-            seed=seed,
-        )
-        outcomes.append(outcome)
-        effects.append(effect)
-        progress(done + 1, len(tasks), name)
+        samples = [Sample(record["id"], record["prompt_ids"], record["response_ids"]) for record in records]
+        frequency = activity(scorer=scorer, samples=samples).frequency
+        progress(done := done + 1, total, f"{name}, activation frequency")
+        task = _alone(loaded, name)
+        answered: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+        for setting in wanted:
+            conditions = []
+            for mask in masks(
+                key=file.sets(*setting).union(),
+                frequency=frequency,
+                geometry=file.geometry,
+                seeds=range(seed, seed + seeds),
+            ):
+                # Answers depend on the masked neurons alone: nothing masked, for one, is the same at every threshold.
+                same = mask.neurons.tobytes()
+                if same not in answered:
+                    layers = by_layer(neurons=mask.neurons, geometry=file.geometry)
+                    with Tap(scorer.sites, masked_neurons=[torch.from_numpy(layer) for layer in layers]):
+                        answered[same] = _answers(wrapped, task, records)
+                correct, nll = answered[same]
+                conditions.append(
+                    Condition(mask.condition, len(mask.neurons), correct, nll, mask.seed, frequency[mask.neurons])
+                )
+                control = f", seed {mask.seed}" if mask.condition in ("random", "matched") else ""
+                progress(done := done + 1, total, f"{name}, {setting.label}, {mask.condition}{control}")
+            outcome, effect = rows(
+                model=file.model,
+                checkpoint=file.checkpoint,
+                task=name,
+                setting=setting,
+                n_neurons=file.geometry.neurons,
+                conditions=conditions,
+                seed=seed,
+            )
+            outcomes.append(outcome)
+            effects.append(effect)
     tables.write(pd.concat(outcomes, ignore_index=True), masking, MASKING)
     found = pd.concat(effects, ignore_index=True)
     tables.write(found, masking_effect, MASKING_EFFECT)
     return {
-        f"{column}.{task}": value
-        for column in ("loss_key", "loss_random")
-        for task, value in zip(found["task"], found[column], strict=True)
+        f"loss_{neurons}.{row['task']}.{row['threshold']:g}": value
+        for row in found.to_dict("records")
+        for neurons, value in (("key", row["loss_key"]), (row["control"], row["loss_random"]))
         if pd.notna(value)
     }
 
@@ -95,20 +113,16 @@ def _alone(loaded: harness.TaskSet, name: str) -> harness.TaskSet | None:
     return harness.TaskSet({name: loaded.specs[name]}, {name: loaded.leaves[name]}) if name in loaded.specs else None
 
 
-def _answering(
+def _answers(
     wrapped: harness.RecordingModel, task: harness.TaskSet | None, records: list[dict]
-) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-    """A function that gives correctness (int8, −1 not graded) and reference NLL of the task's samples, as masked."""
-
-    def answer() -> tuple[np.ndarray, np.ndarray]:
-        # Given responses can't be made again, so only the likelihood of the reference answer is measured.
-        correct = np.full(len(records), -1, dtype=np.int8)
-        if task is not None:
-            (answers,) = harness.respond(wrapped, task).values()
-            correct = verdicts(answers)
-        return correct, reference_nll(wrapped.model, wrapped.tokenizer, records, wrapped.batch_size)
-
-    return answer
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correctness (int8, −1 not graded) and reference NLL of the task's samples, as the model is masked now."""
+    # Given responses can't be made again, so only the likelihood of the reference answer is measured.
+    correct = np.full(len(records), -1, dtype=np.int8)
+    if task is not None:
+        (answers,) = harness.respond(wrapped, task).values()
+        correct = verdicts(answers)
+    return correct, reference_nll(wrapped.model, wrapped.tokenizer, records, wrapped.batch_size)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import pandas as pd
 from _job import run
 from moemui.analyses import key_neurons as files
 from moemui.analyses.experts import rows
+from moemui.analyses.settings import Setting
+from moemui.analyses.utilization import common_samples
 from moemui.tables import table as tables
 from moemui.tables.experts import EXPERT_FREQUENCY, KEY_EXPERTS
 
@@ -19,30 +21,35 @@ def main(
     expert_frequency: Path,
     key_experts: Path,
     settings: list,
+    main_settings: list,
     order: list[str],
     expert_threshold: float,
+    expert_thresholds: list[float],
     seed: int,
 ) -> dict:
-    """expert_frequency, key_experts: the tables to write. settings: (formulation, selection, threshold).
-    order: checkpoint names in training order.
+    """expert_frequency, key_experts: the tables to write, for `settings` (formulation, selection, threshold, rule,
+    variant); those in `main_settings` at all expert_thresholds. order: checkpoint names in training order.
     """
     tokens = {name: json.loads(path.read_text())["tokens"] for name, path in zip(order, checkpoints, strict=True)}
-    parts = []
-    for path in key_neurons:
-        file = files.read(path)
-        parts.append(
-            rows(
-                key_neurons=file,
-                tokens=tokens[file.checkpoint],
-                order=order.index(file.checkpoint),
-                expert_threshold=expert_threshold,
-                seed=seed,
-                settings=[files.Setting(*setting) for setting in settings],
-            )
+    opened = [files.read(path) for path in key_neurons]
+    common_m = common_samples(file.samples.n for file in opened)
+    parts = [
+        rows(
+            key_neurons=file,
+            tokens=tokens[file.checkpoint],
+            order=order.index(file.checkpoint),
+            common_m=common_m,
+            expert_threshold=expert_threshold,
+            expert_thresholds=expert_thresholds,
+            main_settings=[Setting(*setting) for setting in main_settings],
+            seed=seed,
+            settings=[Setting(*setting) for setting in settings],
         )
+        for file in opened
+    ]
     tables.write(pd.concat([part[0] for part in parts], ignore_index=True), expert_frequency, EXPERT_FREQUENCY)
     tables.write(pd.concat([part[1] for part in parts], ignore_index=True), key_experts, KEY_EXPERTS)
-    return {"cells": len(parts)}
+    return {"cells": len(parts), "common_m": common_m}
 
 
 if __name__ == "__main__":

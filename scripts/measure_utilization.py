@@ -9,6 +9,7 @@ import pandas as pd
 from _job import run
 from moemui.analyses import key_neurons as files
 from moemui.analyses.performance import row as performance_row
+from moemui.analyses.settings import MAIN, Setting
 from moemui.analyses.utilization import common_samples, rows, saturation_rows
 from moemui.tables import table as tables
 from moemui.tables.utilization import PERFORMANCE, SATURATION, UTILIZATION
@@ -24,7 +25,7 @@ def main(
     settings: list,
     order: list[str],
 ) -> dict:
-    """utilization, saturation, performance: the tables to write. settings: (formulation, selection, threshold).
+    """utilization, saturation, performance: the tables to write. settings: the parts of each, as `Setting` takes them.
     order: checkpoint names in training order.
     """
     tokens = {name: json.loads(path.read_text())["tokens"] for name, path in zip(order, checkpoints, strict=True)}
@@ -33,15 +34,20 @@ def main(
         "all": common_samples(file.samples.n for file in opened),
         "correct": common_samples(int((file.samples.correct == 1).sum()) for file in opened),
     }
-    chosen = [files.Setting(*setting) for setting in settings]
+    chosen = [Setting(*setting) for setting in settings]
     measured, curves, answered = [], [], []
     for file in opened:
         place: dict[str, Any] = {"tokens": tokens[file.checkpoint], "order": order.index(file.checkpoint)}
         measured.append(rows(key_neurons=file, common_m=common, settings=chosen, **place))
         curves.append(saturation_rows(key_neurons=file, settings=chosen, **place))
-        answered.append(
-            performance_row(model=file.model, checkpoint=file.checkpoint, task=file.task, samples=file.samples, **place)
-        )
+        if file.variant == MAIN:  # variants score the same answers
+            cell: dict[str, Any] = {
+                "model": file.model,
+                "checkpoint": file.checkpoint,
+                "task": file.task,
+                "samples": file.samples,
+            }
+            answered.append(performance_row(**cell, **place))
     tables.write(pd.concat(measured, ignore_index=True), utilization, UTILIZATION)
     tables.write(pd.concat(curves, ignore_index=True), saturation, SATURATION)
     tables.write(PERFORMANCE.frame(answered), performance, PERFORMANCE)

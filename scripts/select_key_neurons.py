@@ -1,4 +1,4 @@
-"""Turn ranked contributions into key neurons at every threshold."""
+"""Turn ranked contributions into key neurons by every rule, at every threshold."""
 
 from pathlib import Path
 
@@ -12,14 +12,29 @@ def main(
     responses: list[Path],
     key_neurons: list[Path],
     thresholds: list[float],
+    top_score: list[float],
+    global_topk: list[float],
+    variant: str,
     shards: int,
     model: str,
     checkpoint: str,
 ) -> dict:
-    """key_neurons: the HDF5 files to write, in the order of `responses`. stores: a task's shards, then the next's."""
+    """key_neurons: the HDF5 files to write, in the order of `responses`. stores: a task's shards, then the next's.
+
+    thresholds, top_score, global_topk: those of each rule.
+    """
     for number, (answers, path) in enumerate(zip(responses, key_neurons, strict=True)):
-        own = stores[number * shards : (number + 1) * shards]
-        select_key_neurons(own, answers, path, thresholds=thresholds, model=model, checkpoint=checkpoint)
+        select_key_neurons(
+            stores[number * shards : (number + 1) * shards],
+            answers,
+            path,
+            thresholds=thresholds,
+            top_score=top_score,
+            global_topk=global_topk,
+            variant=variant,
+            model=model,
+            checkpoint=checkpoint,
+        )
     return {"files": len(key_neurons)}
 
 

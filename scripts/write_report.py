@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from _job import run
-from moemui.analyses.settings import Setting
+from moemui.analyses.threshold_selection import shown
 from moemui.report import page
 from moemui.report.figure_style import save
 from moemui.report.figures import draw_all
@@ -14,21 +14,25 @@ from moemui.tables import table as files
 from moemui.tables.catalog import TABLES
 
 
-def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path, study: dict) -> dict:
-    """report: the HTML file to write. figures: the folder for SVG and PDF files."""
+def main(
+    *, tables: list[Path], records: list[Path], chosen: Path | list[Path], report: Path, figures: Path, study: dict
+) -> dict:
+    """report: the HTML file to write. figures: the folder for SVG and PDF files.
+
+    chosen: the table threshold_selection where a threshold is `auto`, else none.
+    """
     found = {path.stem: files.read(path, TABLES[path.stem]) for path in tables}
     # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
     everything = {name: found.get(name, TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
-    analysis, masking = study["analysis"], study["masking"]
-
-    def at(threshold: float) -> Setting:
-        return Setting(analysis["formulation"], analysis["selection"], threshold)
-
+    curves, experts, masking = (
+        shown(settings=[study[name] or study["expert_setting"]], chosen=chosen)[0]
+        for name in ("curve_setting", "expert_setting", "masking_setting")
+    )
     choice = Choice(
-        curves=at(analysis["curve_threshold"]),
-        experts=at(analysis["threshold"]),
-        masking=at(masking["threshold"]),
-        expert_threshold=analysis["expert_threshold"],
+        curves=curves,
+        experts=experts,
+        masking=masking,
+        expert_threshold=study["analysis"]["expert_threshold"],
         families=study["families"],
         trained_here=tuple(study["trained_here"]),
     )
@@ -41,7 +45,7 @@ def main(*, tables: list[Path], records: list[Path], report: Path, figures: Path
         study={
             "name": study["name"],
             "description": " ".join([study["description"], *_on_hold(study["held"])]).strip(),
-            "settings": {key: study[key] for key in ("analysis", "contributions", "masking")},
+            "settings": {key: study[key] for key in ("analysis", "contributions", "key_neurons", "masking")},
         },
         tables=everything,
         figures={name: (figures / f"{name}.svg").read_text() for name in drawn},

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.analyses import dynamics, enrichment, sensitivity, utilization
+from moemui.analyses import decay, dynamics, enrichment, exposure, laws, published, sensitivity, utilization
 from moemui.analyses.intervals import wilson
 from moemui.analyses.settings import Setting
+from moemui.report import figures_diversity
 from moemui.report.views import Choice
 from moemui.tables.catalog import TABLES
 
@@ -20,6 +21,22 @@ CHECKPOINTS = (("step-00000", 0), ("step-00100", 1), ("step-00400", 2), ("step-0
 CURVES, EXPERTS = Setting("projection", "pairs", 0.01), Setting("projection", "pairs", 0.001)
 SETTINGS = (CURVES, EXPERTS, Setting("glu", "pairs", 0.01))
 N, LAYERS, ROUTED, WIDTH = 200, 3, 4, 100
+
+
+def complete(name, rows):
+    """A table of rows that give only what matters: the rest is 0, empty or missing, with a note that says so."""
+    table = TABLES[name]
+    nothing = {"string": "", "int64": 0, "bool": False, "float64": np.nan}
+    filled = []
+    for row in rows:
+        full = {
+            column.name: nothing.get(column.dtype) if column.nullable or column.dtype != "float64" else 0.0
+            for column in table.columns
+        } | row
+        if "note" in full and not full["note"] and not set(table.names) <= set(row):
+            full["note"] = "made up"
+        filled.append(full)
+    return table.frame(filled)
 
 
 def _cells():
@@ -50,6 +67,12 @@ def _counts(identity, t, setting, neurons):
     return counts
 
 
+def _measured(counts):
+    """What `utilization` measures of a scope, with an interval over samples as wide as Colwell's."""
+    measured = utilization._measures(counts, N, "all")
+    return measured | {f"mui_at_m_sample_{end}": measured[f"mui_at_m_{end}"] for end in ("se", "low", "high")}
+
+
 def _utilization():
     for (identity, shared, t), setting in itertools.product(_cells(), SETTINGS):
         layer = WIDTH * (ROUTED + shared)
@@ -59,7 +82,7 @@ def _utilization():
             yield identity | setting._asdict() | {
                 "domain": "reasoning", "samples": "all", "scope": scope, "layer": number, "n_samples": N,
                 "n_response_tokens": 2500, "n_neurons": neurons,
-            } | utilization._measures(_counts(identity, t, setting, neurons), N, "all")  # fmt: skip
+            } | _measured(_counts(identity, t, setting, neurons))  # fmt: skip
 
 
 def _saturation():
@@ -105,12 +128,13 @@ def _masking_effect():
         row = {name: identity[name] for name in ("model", "checkpoint", "task")} | EXPERTS._asdict()
         row |= {"n_masked": 60, "n_samples": N, "accuracy_none": 0.8, "loss_random_sd": 0.01, "n_seeds": 5, "note": ""}
         row |= {"effect_size": 0.8, "nll_effect_size": 0.9}
-        for name, value in {
-            "loss_key": key, "loss_random": random, "loss_difference": key - random, "nll_increase_key": 1.0,
-            "nll_increase_random": 0.1, "nll_difference": 0.9,
-        }.items():  # fmt: skip
-            row |= {name: value, f"{name}_low": value - 0.03, f"{name}_high": value + 0.03}
-        yield row
+        for control, more in (("expert", 0.0), ("frequency", 0.01)):
+            for name, value in {
+                "loss_key": key, "loss_random": random + more, "loss_difference": key - random - more,
+                "nll_increase_key": 1.0, "nll_increase_random": 0.1, "nll_difference": 0.9,
+            }.items():  # fmt: skip
+                row |= {name: value, f"{name}_low": value - 0.03, f"{name}_high": value + 0.03}
+            yield row | {"control": control}
 
 
 def _phases(total):
@@ -128,9 +152,9 @@ def _phases(total):
 
 
 def _step(model, task, before, after):
-    mui = dynamics.mui_change(
-        before=(before["mui_at_m"], before["mui_at_m_se"]), after=(after["mui_at_m"], after["mui_at_m_se"])
-    )
+    difference = after["mui_at_m"] - before["mui_at_m"]
+    margin = 1.96 * np.hypot(before["mui_at_m_se"], after["mui_at_m_se"])
+    mui = dynamics.Change(difference, difference - margin, difference + margin)
     accuracy = dynamics.Change(0.25, 0.2, 0.3)
     phase = dynamics.phase(accuracy=accuracy, mui=mui) if before["order"] else ""
     row = {"model": model, "task": task, **CURVES._asdict(), "n_samples": N, "common_m": N, "phase": phase}
@@ -141,24 +165,101 @@ def _step(model, task, before, after):
     return row | {"differs_from_mean": None if task == "mean" or not phase else False, "note": "" if phase else "start"}
 
 
+def _diversity():
+    """Three numbers of domains; the mean is the model's place, a tenth of d, and a hundredth a checkpoint."""
+    labels = {"neuron": CURVES.label, "expert": EXPERTS.label, "lexical": ""}
+    measures = [(level, name, labels[level]) for level, name in figures_diversity.PANELS]
+    measures += [("neuron", "mui", EXPERTS.label), ("lexical", "distinct_1", "")]
+    for (place, model), (order, seen), (level, name, setting), d in itertools.product(
+        enumerate(MODELS), enumerate((0.0, 1e6)), measures, (3, 1, 2)
+    ):
+        mean = place + d / 10
+        yield {
+            "model": model, "checkpoint": f"step-{order}", "tokens": seen, "order": order, "level": level,
+            "measure": name, "setting": setting, "n_domains": d, "n_samples": 22, "draws": 200,
+            "mean": mean + order / 100, "sd": 0.01, "low": mean - 0.05, "high": mean + 0.05, "note": "",
+        }  # fmt: skip
+
+
+def _decay():
+    """Rows of `decay` and of `decay_curve` at the first and last checkpoint."""
+    rows, curves = [], []
+    for model, (checkpoint, order), (number, task) in itertools.product(
+        MODELS, (CHECKPOINTS[0], CHECKPOINTS[-1]), enumerate(("addition", "facts", "all"))
+    ):
+        q = np.maximum(1, N // np.arange(1, 120 + 10 * number))
+        tail = decay.power_law(incidence=q, n=N, xmin=2)
+        place = {"model": model, "checkpoint": checkpoint, "tokens": order * 1e6, "order": order, "task": task}
+        place |= {**CURVES._asdict(), "n_samples": N, "note": "made up"}
+        comparisons = decay.compare(incidence=q, n=N, xmin=2)
+        ratios = {f"loglikelihood_ratio_{name}": pair.ratio for name, pair in comparisons.items()}
+        chances = {f"p_{name}": pair.p for name, pair in comparisons.items()}
+        best = {"p_fit": 0.5, "best": decay.verdict(comparisons=comparisons)}
+        rows.append(place | {"n_key": len(q), "q_max": N} | tail._asdict() | ratios | chances | best)
+        curves += [place | point for point in decay.ranks(incidence=q, n=N, tail=tail).to_dict("records")]
+    return {"decay": complete("decay", rows), "decay_curve": complete("decay_curve", curves)}
+
+
+def _comparisons():
+    """The last checkpoint against two earlier ones, models and tasks: 10 points up, but brackets not shown."""
+    names = [checkpoint for checkpoint, _ in CHECKPOINTS]
+    pairs = [("checkpoints", (model, names[i]), (model, names[3])) for model in MODELS for i in (0, 1, 2)]
+    pairs.append(("models", *((model, names[3]) for model in MODELS)))
+    for (kind, a, b), task in itertools.product(pairs, (*TASKS, "mean")):
+        yield _compared(kind, (*a, task), (*b, task), task != "brackets")
+    for model in MODELS:
+        yield _compared("tasks", (model, names[3], TASKS[0]), (model, names[3], TASKS[1]), False)
+
+
+def _compared(kind, a, b, shown):
+    ends = {"difference": 0.1, "difference_low": 0.05, "difference_high": 0.15} if shown else {
+        "difference": 0.01, "difference_low": -0.02, "difference_high": 0.04}  # fmt: skip
+    cell = dict(zip(("model_a", "checkpoint_a", "task_a", "model_b", "checkpoint_b", "task_b"), a + b, strict=True))
+    row = CURVES._asdict() | cell | ends | {"kind": kind, "m": 100, "p": 0.5, "q": 0.5, "note": ""}
+    return row | {"verdict": "higher" if shown else "no difference shown", "mui_a": 0.2, "mui_b": 0.3}
+
+
+def _training():
+    """Rows of `phase_divergence` (the mean hides a task in the first step) and `change_points` (one of two turns)."""
+    steps, points = [], []
+    for (place, model), order in itertools.product(enumerate(MODELS), (1, 2)):
+        ends = {"from_checkpoint": CHECKPOINTS[order][0], "to_checkpoint": CHECKPOINTS[order + 1][0]}
+        row = {"model": model, **CURVES._asdict(), **ends, "from_order": order, "to_order": order + 1, "n_tasks": 3}
+        steps.append(row | {"mean_phase": "Flat", "n_agree": 2, "n_differ": 1, "mean_masks": order == 1})
+        if order == 1:
+            slopes = {f"slope_{side}{end}": sign * (0.1 + by) for side, sign in (("before", -1), ("after", 1))
+                      for end, by in (("", 0), ("_low", -0.02 * sign), ("_high", 0.02 * sign))}  # fmt: skip
+            turn = {"change_checkpoint": CHECKPOINTS[2][0], "change_order": 2, "low_order": 1, "high_order": 2}
+            row = {"model": model, "task": "mean", **CURVES._asdict(), "measure": "mui", "n_checkpoints": 4}
+            points.append(row | turn | slopes | {"p_no_change": 0.6 if place else 0.001})
+    return {"phase_divergence": complete("phase_divergence", steps), "change_points": complete("change_points", points)}
+
+
 @pytest.fixture(scope="session")
 def untouched_tables() -> dict[str, pd.DataFrame]:
     """All tables of the made-up study, for fixtures that only read them."""
-    frames = {
-        "performance": TABLES["performance"].frame(_performance()),
-        "utilization": TABLES["utilization"].frame(_utilization()),
-        "saturation": TABLES["saturation"].frame(_saturation()),
-        "expert_frequency": TABLES["expert_frequency"].frame(_frequencies()),
-        "masking_effect": TABLES["masking_effect"].frame(_masking_effect()),
-        "masking": TABLES["masking"].frame([]),
+    made = {
+        "performance": _performance(),
+        "utilization": _utilization(),
+        "saturation": _saturation(),
+        "expert_frequency": _frequencies(),
+        "masking_effect": _masking_effect(),
     }
-    frames["key_experts"] = TABLES["key_experts"].frame(_key_experts(frames["expert_frequency"]))
+    frames = {name: complete(name, rows) for name, rows in made.items()}
+    frames["key_experts"] = complete("key_experts", _key_experts(frames["expert_frequency"]))
     frames["enrichment"] = enrichment.rows(frequencies=frames["expert_frequency"])
-    frames["sensitivity"] = sensitivity.rows(utilization=frames["utilization"], key_experts=frames["key_experts"])
+    frames["exposure"] = exposure.rows(frequencies=frames["expert_frequency"])
+    frames["sensitivity"] = sensitivity.rows(
+        utilization=frames["utilization"], key_experts=frames["key_experts"], expert_threshold=0.6
+    )
     total = frames["utilization"]
     total = total[(total["scope"] == "total") & np.isclose(total["threshold"], 0.01) & (total["formulation"] != "glu")]
-    frames["phases"] = TABLES["phases"].frame(_phases(total))
-    return frames
+    own = {name: frames[name] for name in ("utilization", "performance")}
+    law, curve = laws.rows(**own, published=published.load(), setting=CURVES)
+    frames |= {"utility_law": law, "utility_curve": curve, "diversity": complete("diversity", _diversity())} | _decay()
+    frames |= {"phases": complete("phases", _phases(total)), "comparisons": complete("comparisons", _comparisons())}
+    frames |= _training()
+    return {name: table.frame([]) for name, table in TABLES.items()} | frames
 
 
 @pytest.fixture
@@ -177,3 +278,9 @@ def empty_tables() -> dict[str, pd.DataFrame]:
 def choice() -> Choice:
     """MUI at 1 %, experts and masking at 0.1 %."""
     return Choice(curves=CURVES, experts=EXPERTS, masking=EXPERTS, trained_here=tuple(MODELS))
+
+
+@pytest.fixture(scope="session")
+def fill():
+    """`complete`, for tests that make rows of their own."""
+    return complete

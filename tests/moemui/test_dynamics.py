@@ -1,15 +1,22 @@
-"""Dynamics: phases by hand, the noise band, pairing by id, means over tasks, steps that have no phase."""
+"""Dynamics: phases by hand, the noise band, pairing by id, means over tasks and what they hide, steps without phase."""
+
+import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.analyses import dynamics
-from moemui.analyses.dynamics import Change, mui_change, paired_differences, phase
+from moemui.analyses import differences, dynamics, key_neurons
+from moemui.analyses.dynamics import Cell, Change, paired_differences, phase
 from moemui.analyses.key_neurons import Samples
-from moemui.tables.catalog import TABLES
+from moemui.analyses.key_sets import KeySets
+from moemui.analyses.settings import Setting
+from moemui.geometry import Geometry, Layer
 
 UP, DOWN, NOISE = Change(0.2, 0.1, 0.3), Change(-0.2, -0.3, -0.1), Change(0.1, -0.1, 0.3)
+SETTING = Setting("projection", "pairs", 0.01)
+NEURONS = 400
+GEOMETRY = Geometry((Layer(index=0, routed=4, shared=0, width=100, shared_width=0, top_k=1),))
 
 
 @pytest.mark.parametrize(
@@ -48,121 +55,211 @@ def test_differences_are_paired_by_id_and_leave_ungraded_samples_out():
     assert paired_differences(before=before, after=samples([1], ids=["z"])).tolist() == []
 
 
-def test_mui_variances_add():
-    found = mui_change(before=(0.2, 0.03), after=(0.3, 0.04))
-    assert found == pytest.approx((0.1, 0.1 - 1.959964 * 0.05, 0.1 + 1.959964 * 0.05), abs=1e-6)
+def own_neurons(n, size, every):
+    """Key sets that share nothing: `size` neurons a sample, one more in each `every`-th; 0: in none."""
+    sizes = [size + (every > 0 and s % max(every, 1) == 0) for s in range(n)]
+    return [np.arange(i, j) for i, j in itertools.pairwise(np.cumsum([0, *sizes]))]
 
 
-def utilization(values, se=0.001, common_m=40, tokens=None):
-    """Rows of one model: {checkpoint: {task: MUI}} in training order; other scopes beside them as decoys."""
-    fill = {"string": "made up", "int64": 0, "float64": np.nan}
-    rows = []
-    for order, (checkpoint, by_task) in enumerate(values.items()):
-        for task, value in by_task.items():
-            for chosen, scope in (("all", "total"), ("all", "routed"), ("correct", "total")):
-                real = (chosen, scope) == ("all", "total")
-                rows.append(
-                    {column.name: fill.get(column.dtype) for column in TABLES["utilization"].columns}
-                    | {"model": "m", "checkpoint": checkpoint, "order": order, "task": task, "common_m": common_m}
-                    | {"tokens": 1e6 * (order + 1) if tokens is None else tokens[order], "threshold": 0.001}
-                    | {"formulation": "projection", "selection": "pairs", "rule": "topk", "variant": "main"}
-                    | {"samples": chosen, "scope": scope}
-                    | {"mui_at_m": value if real else 0.9, "mui_at_m_se": se}
-                )
-    return TABLES["utilization"].frame(rows)
+@pytest.fixture
+def cell(tmp_path):
+    """Make a cell: its key sets (a list of lists of neurons) and answers written to a file and opened again."""
+    counter = itertools.count()
+
+    def make(checkpoint, task, order, sets, correct, *, tokens=1e6, ids=None, model="m"):
+        path = tmp_path / f"{next(counter)}.h5"
+        indptr = np.cumsum([0, *map(len, sets)]).astype(np.int64)
+        neurons = np.concatenate([np.empty(0), *sets]).astype(np.int32)
+        key_neurons.write(
+            path,
+            model=model,
+            checkpoint=checkpoint,
+            task=task,
+            geometry=GEOMETRY,
+            samples=samples(correct, ids),
+            sets={SETTING: KeySets(indptr, neurons)},
+            routed_tokens=np.zeros((1, 4), dtype=np.int64),
+        )
+        return Cell(key_neurons.read(path), order, tokens)
+
+    return make
+
+
+def rows(cells, seed=0):
+    return dynamics.rows(cells=cells, settings=[SETTING], seed=seed)
 
 
 LOW, HIGH = [1] * 5 + [0] * 35, [1] * 30 + [0] * 10
+# 140, 330 and 88 of 400 neurons; the samples with one more differ, or nothing would vary in a difference
+FEW, MANY, FEWER = own_neurons(40, 3, 2), own_neurons(40, 8, 4), own_neurons(40, 2, 5)
 
 
-def test_rows_by_hand_a_mean_that_hides_two_tasks():
-    table = utilization({"s1": {"add": 0.2, "sort": 0.2}, "s2": {"add": 0.3, "sort": 0.17}})
-    answers = {
-        ("m", "s1", "add"): samples(LOW),
-        ("m", "s2", "add"): samples(HIGH),
-        ("m", "s1", "sort"): samples(LOW),
-        ("m", "s2", "sort"): samples(HIGH),
-    }
-    found = dynamics.rows(utilization=table, answers=answers).set_index("task")
+@pytest.fixture
+def opposite(cell):
+    """Two tasks that get better, one with more neurons and one with fewer."""
+    return [
+        cell("s1", "add", 0, FEW, LOW),
+        cell("s2", "add", 1, MANY, HIGH),
+        cell("s1", "sort", 0, FEW, LOW),
+        cell("s2", "sort", 1, FEWER, HIGH),
+    ]
+
+
+def test_rows_by_hand_a_mean_that_hides_two_tasks(opposite):
+    found = rows(opposite).set_index("task")
     assert found["phase"].to_dict() == {"add": "Accumulating", "sort": "Evolving", "mean": "Accumulating"}
-    assert found["d_mui"].to_dict() == pytest.approx({"add": 0.1, "sort": -0.03, "mean": 0.035})
+    assert found["d_mui"].to_dict() == pytest.approx({"add": 0.475, "sort": -0.13, "mean": 0.1725})
     assert found["d_accuracy"].tolist() == pytest.approx([25 / 40] * 3)
     assert found["n_samples"].to_dict() == {"add": 40, "sort": 40, "mean": 80}
     assert found.loc[["add", "sort"], "differs_from_mean"].tolist() == [False, True]
     assert found["differs_from_mean"].isna().tolist() == [False, False, True]
     assert found["common_m"].tolist() == [40] * 3
-    # each step's margin is 1.96·√2·se, the mean's half of √2 of it
-    single, mean = (found.loc[task, "d_mui_high"] - found.loc[task, "d_mui"] for task in ("add", "mean"))
-    assert single == pytest.approx(1.959964 * 2**0.5 * 0.001, rel=1e-5)
-    assert mean == pytest.approx(single / 2**0.5)
     # tasks are resampled apart, so the mean's interval is narrower
     width = found["d_accuracy_high"] - found["d_accuracy_low"]
     assert width["mean"] < 0.9 * width["add"]
 
 
-def test_unchanged_answers_are_flat():
-    table = utilization({"s1": {"add": 0.2}, "s2": {"add": 0.3}})
-    answers = {("m", s, "add"): samples(LOW) for s in ("s1", "s2")}
-    assert dynamics.rows(utilization=table, answers=answers)["phase"].tolist() == ["Flat", "Flat"]
+def test_the_noise_band_of_mui_is_that_of_the_paired_jackknife(cell):
+    generator = np.random.default_rng(0)
+    draws = [[np.flatnonzero(row) for row in generator.random((40, NEURONS)) < share] for share in (0.02, 0.03)]
+    cells = [
+        cell(f"s{i}", "add", i, sets, answers) for i, (sets, answers) in enumerate(zip(draws, (LOW, HIGH), strict=True))
+    ]
+    found = rows(cells).set_index("task")
+    sets = [one.key_neurons.sets(*SETTING) for one in cells]
+    paired = differences.paired_mui(cells=sets, n_neurons=[NEURONS] * 2, m=40)
+    expected = differences.difference(paired=paired, before=0, after=1)
+    for task in ("add", "mean"):  # a mean of one task is that task
+        assert found.loc[task, ["d_mui", "d_mui_low", "d_mui_high"]].tolist() == pytest.approx(list(expected.change))
 
 
-def test_a_few_changed_answers_are_flat():
-    table = utilization({"s1": {"add": 0.2}, "s2": {"add": 0.3}})
-    answers = {("m", "s1", "add"): samples(LOW), ("m", "s2", "add"): samples([0, *LOW[1:-3], 1, 1, 1])}
-    assert dynamics.rows(utilization=table, answers=answers)["phase"].tolist() == ["Flat", "Flat"]
+def test_samples_are_paired_by_id_and_m_is_what_both_have(cell):
+    order = np.random.default_rng(1).permutation(40)
+    mixed = {"sets": [MANY[i] for i in order[:30]], "correct": [HIGH[i] for i in order[:30]]}
+    ids = [f"t-{i}" for i in order[:30]]
+    found = rows([cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, **mixed, ids=ids)]).set_index("task")
+    kept = sorted(order[:30])
+    plain = [
+        cell("s1", "add", 0, [FEW[i] for i in kept], [LOW[i] for i in kept]),
+        cell("s2", "add", 1, [MANY[i] for i in kept], [HIGH[i] for i in kept]),
+    ]
+    expected = rows(plain).set_index("task")
+    columns = ["common_m", "n_samples", "d_mui", "d_mui_low", "d_mui_high", "d_accuracy"]
+    assert found.loc["add", columns].tolist() == pytest.approx(expected.loc["add", columns].tolist())
+    assert found.loc["add", "common_m"] == 30
 
 
-def test_the_step_from_the_untrained_checkpoint_has_differences_but_no_phase():
-    table = utilization({"s0": {"add": 0.5}, "s1": {"add": 0.2}, "s2": {"add": 0.3}}, tokens=[0, 1e6, 2e6])
-    answers = {("m", s, "add"): samples(a) for s, a in (("s0", LOW), ("s1", HIGH), ("s2", LOW))}
-    found = dynamics.rows(utilization=table, answers=answers).set_index(["from_checkpoint", "task"])
+def test_tasks_of_other_sizes_are_compared_at_the_smallest(cell):
+    short = {"sets": own_neurons(20, 3, 2), "correct": LOW[:20]}
+    cells = [cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, MANY, HIGH)]
+    cells += [cell("s1", "sort", 0, **short), cell("s2", "sort", 1, **short)]
+    found = rows(cells).set_index("task")
+    assert found["common_m"].tolist() == [20, 20, 20]
+    assert found.loc["add", "d_mui"] == pytest.approx(0.2375)  # nothing is shared, so half of the samples give half
+
+
+def test_unchanged_answers_are_flat(cell):
+    found = rows([cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, MANY, LOW)])
+    assert found["phase"].tolist() == ["Flat", "Flat"]
+
+
+def test_a_few_changed_answers_are_flat(cell):
+    changed = [0, *LOW[1:-3], 1, 1, 1]
+    found = rows([cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, MANY, changed)])
+    assert found["phase"].tolist() == ["Flat", "Flat"]
+
+
+def test_unchanged_key_neurons_are_flat(cell):
+    found = rows([cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, FEW, HIGH)])
+    assert found["phase"].tolist() == ["Flat", "Flat"]
+    assert found[["d_mui", "d_mui_low", "d_mui_high"]].to_numpy().tolist() == [[0, 0, 0]] * 2
+
+
+def test_the_step_from_the_untrained_checkpoint_has_differences_but_no_phase(cell):
+    cells = [
+        cell("s0", "add", 0, MANY, LOW, tokens=0),
+        cell("s1", "add", 1, FEW, HIGH),
+        cell("s2", "add", 2, MANY, LOW),
+    ]
+    table = rows(cells)
+    found = table.set_index(["from_checkpoint", "task"])
     first = found.loc[("s0", "add")]
     assert (first["phase"], first["to_checkpoint"]) == ("", "s1")
-    assert first["d_mui"] == pytest.approx(-0.3)
+    assert first["d_mui"] == pytest.approx(-0.475)
     assert first["note"] == "leaves the untrained checkpoint, whose MUI is an artefact of initialisation"
     assert pd.isna(first["differs_from_mean"])
     assert found.loc[("s1", "add"), ["phase", "note"]].tolist() == ["Coarsening", ""]
+    apart = dynamics.divergence(phases=table).set_index("from_checkpoint")
+    assert apart.loc["s0", ["mean_phase", "n_tasks", "differing", "note"]].tolist() == ["", 0, "", first["note"]]
+    assert apart.loc["s0", ["n_agree", "n_differ", "mean_masks"]].isna().all()
 
 
-def test_what_is_not_known_has_no_phase_and_a_reason():
-    table = utilization({"s1": {"add": 0.2, "sort": 0.2}, "s2": {"add": 0.3, "sort": 0.3}})
-    table.loc[table["task"] == "sort", "mui_at_m_se"] = np.nan
-    answers = {("m", s, t): samples([-1, -1] if t == "add" else HIGH) for s in ("s1", "s2") for t in ("add", "sort")}
-    found = dynamics.rows(utilization=table, answers=answers).set_index("task")
+def test_what_is_not_known_has_no_phase_and_a_reason(cell):
+    regular, larger = own_neurons(40, 3, 0), own_neurons(40, 5, 0)
+    cells = []
+    for order, (sets, even) in enumerate(((FEW, regular), (MANY, larger))):
+        cells.append(cell(f"s{order}", "add", order, sets, [-1] * 40))
+        cells.append(cell(f"s{order}", "sort", order, even, HIGH))
+    found = rows(cells).set_index("task")
     assert found["phase"].tolist() == ["", "", ""]
     assert found.loc["add", "note"] == "no sample is graded at both checkpoints"
-    assert found.loc["sort", "note"] == "MUI at the common m has no interval at one of the checkpoints"
+    assert found.loc["sort", "note"] == "the change of MUI is the same without any one sample, so it has no interval"
     assert found.loc["mean", "note"] == "no task has both changes"
 
 
-def test_a_task_absent_at_one_checkpoint_is_not_in_the_step():
-    table = utilization({"s1": {"add": 0.2, "sort": 0.2}, "s2": {"add": 0.3}})
-    answers = {("m", "s1", "add"): samples(LOW), ("m", "s2", "add"): samples(HIGH)}
-    found = dynamics.rows(utilization=table, answers=answers)
-    assert found["task"].tolist() == ["add", "mean"]
+def test_one_common_sample_is_too_few(cell):
+    cells = [cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, [[0], [1]], [1, 1], ids=["t-0", "new"])]
+    found = rows(cells).set_index("task").loc["add"]
+    assert found["note"] == "fewer than two samples are at both checkpoints, so the change of MUI has no interval"
+    assert np.isnan(found["d_mui"])
+    assert found["phase"] == ""
 
 
-def test_a_single_checkpoint_has_no_step():
-    assert len(dynamics.rows(utilization=utilization({"s1": {"add": 0.2}}), answers={})) == 0
+def test_empty_responses_and_no_correct_answer_are_flat(cell):
+    nothing = [[]] * 40
+    found = rows([cell(f"s{order}", "add", order, nothing, [0] * 40) for order in range(2)])
+    assert found["phase"].tolist() == ["Flat", "Flat"]
+    assert found["d_mui"].tolist() == [0, 0]
 
 
-def test_rows_repeat_with_their_seed():
-    table = utilization({"s1": {"add": 0.2}, "s2": {"add": 0.3}})
-    answers = {("m", "s1", "add"): samples(LOW), ("m", "s2", "add"): samples(HIGH)}
-    first, again = (dynamics.rows(utilization=table, answers=answers, seed=1) for _ in range(2))
-    pd.testing.assert_frame_equal(first, again)
+def test_a_task_absent_at_one_checkpoint_is_not_in_the_step(cell):
+    cells = [cell("s1", "add", 0, FEW, LOW), cell("s2", "add", 1, MANY, HIGH), cell("s1", "sort", 0, FEW, LOW)]
+    assert rows(cells)["task"].tolist() == ["add", "mean"]
 
 
-def test_refusals():
-    table = utilization({"s1": {"add": 0.2}, "s2": {"add": 0.3}})
-    with pytest.raises(ValueError, match="m add: no answers given for checkpoint s1"):
-        dynamics.rows(utilization=table, answers={})
-    other = table.copy()
-    other.loc[other["checkpoint"] == "s2", "common_m"] = 30
-    with pytest.raises(ValueError, match="s1 and s2 have MUI at m = 40 and 30; compute utilization of both with one"):
-        dynamics.rows(utilization=other, answers={})
-    same = table.assign(order=0)
+def test_a_single_checkpoint_has_no_step(cell):
+    assert len(rows([cell("s1", "add", 0, FEW, LOW)])) == 0
+
+
+def test_rows_repeat_with_their_seed_and_come_in_training_order(opposite):
+    pd.testing.assert_frame_equal(rows(opposite, seed=1), rows(opposite[::-1], seed=1))
+
+
+def test_another_variant_is_left_out(opposite):
+    found = dynamics.rows(cells=opposite, settings=[SETTING._replace(variant="raw")])
+    assert len(found) == 0
+
+
+def test_refusals(cell):
+    first = cell("s1", "add", 0, FEW, LOW)
     with pytest.raises(ValueError, match="m: two checkpoints have the same order"):
-        dynamics.rows(utilization=same, answers={})
+        rows([first, cell("s2", "add", 0, FEW, LOW)])
+    with pytest.raises(ValueError, match="m s1 add: given twice"):
+        rows([first, first])
     with pytest.raises(ValueError, match="a task is named 'mean'"):
-        dynamics.rows(utilization=utilization({"s1": {"mean": 0.2}}), answers={})
+        rows([cell("s1", "mean", 0, FEW, LOW)])
+    both, other = [first, cell("s2", "add", 1, FEW, LOW)], SETTING._replace(formulation="glu")
+    with pytest.raises(KeyError, match=r"no key sets for glu/pairs/0.01; stored: projection/pairs/0.01"):
+        dynamics.rows(cells=both, settings=[other])
+
+
+def test_divergence_by_hand(opposite, cell):
+    flat = [cell("s1", "zip", 0, FEW, LOW), cell("s2", "zip", 1, MANY, LOW)]
+    (found,) = dynamics.divergence(phases=rows([*opposite, *flat])).to_dict("records")
+    assert found["mean_phase"] == "Accumulating"
+    assert [found[name] for name in ("n_tasks", "n_agree", "n_differ", "n_flat")] == [3, 1, 2, 1]
+    assert found["differing"] == "sort=Evolving; zip=Flat"
+    assert found["mean_masks"] is True
+    (alone,) = dynamics.divergence(phases=rows(opposite[:2] + flat)).to_dict("records")
+    assert (alone["mean_masks"], alone["differing"]) == (False, "zip=Flat")
+    assert len(dynamics.divergence(phases=rows([]))) == 0

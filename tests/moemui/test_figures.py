@@ -14,7 +14,7 @@ from moemui.report.views import MEAN, Choice, NothingToShow
 
 NAMES = [
     "mui_performance", "trajectories", "saturation", "layers", "key_experts", "top_experts", "enrichment",
-    "sensitivity", "masking",
+    "settings", "masking", "diversity", "utility_law", "utilization_decay",
 ]  # fmt: skip
 
 
@@ -102,16 +102,6 @@ def test_enrichment_without_shared_experts_is_left_out(study_tables, choice):
     study_tables["enrichment"] = rows[rows["model"] == "tiny-olmoe"]
     with pytest.raises(NothingToShow, match="No model has shared and routed experts"):
         figures_experts.enrichment(study_tables, choice)
-
-
-def test_sensitivity_has_pearson_above_and_spearman_below_the_diagonal(study_tables, choice):
-    figure = figures_experts.sensitivity(study_tables, choice)
-    matrix = np.asarray(figure.axes[0].collections[0].get_array())
-    row = study_tables["sensitivity"].query("measure == 'mui'").iloc[0]
-    order = sorted({*study_tables["sensitivity"]["setting_a"], *study_tables["sensitivity"]["setting_b"]})
-    first, second = order.index(row["setting_a"]), order.index(row["setting_b"])
-    assert matrix[first, second] == row["pearson"]
-    assert matrix[second, first] == row["spearman"]
 
 
 def test_layers_weigh_experts_of_a_kind_equally(study_tables, choice):

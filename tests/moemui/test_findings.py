@@ -1,19 +1,23 @@
-"""Sentences say what the tables hold, with intervals, and nothing more."""
+"""All topics are there, with or without rows; how sentences are cut, judged and worded."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from moemui.report import findings, wording
-from moemui.report.findings import Finding
+from moemui.analyses.settings import Setting
+from moemui.report import wording
+from moemui.report.finding import Finding, shortened, verdict
+from moemui.report.findings import TOPICS, findings
 from moemui.report.limits import limits
+from moemui.report.page import VERDICTS
 from moemui.report.views import Choice, Estimate
 from moemui.tables.catalog import TABLES
 
-TOPICS = [
-    "Performance and MUI", "Phases of training", "Saturation", "Key experts", "Shared experts", "Masking",
-    "Choice of setting",
+ORDER = [
+    "Performance and MUI", "Differences of MUI", "Phases of training", "Saturation", "Key experts",
+    "Structure of experts", "Shared experts", "Masking", "Choice of setting", "Choice of threshold",
+    "Diversity of data", "Laws", "Flags", "The paper's own figures",
 ]  # fmt: skip
 
 
@@ -22,117 +26,66 @@ def text(finding: Finding) -> str:
 
 
 def test_every_topic_is_there_with_or_without_rows(study_tables, empty_tables, choice):
-    full, empty = findings.findings(study_tables, choice), findings.findings(empty_tables, choice)
-    assert [finding.topic for finding in full] == [finding.topic for finding in empty] == TOPICS
+    full, empty = findings(study_tables, choice), findings(empty_tables, choice)
+    assert [finding.topic for finding in full] == [finding.topic for finding in empty] == list(TOPICS) == ORDER
     assert {finding.verdict for finding in empty} == {"not measured"}
-    assert all(finding.caveat for finding in full)
-    assert text(empty[5]) == "The table masking_effect is empty."
+    assert all(finding.caveat for finding in full if finding.verdict != "not measured")
+    assert all(len(finding.sentences) == 1 and finding.sentences[0].endswith(".") for finding in empty)
+    assert text(empty[ORDER.index("Masking")]) == "The table masking_effect is empty."
 
 
-def test_utilization_gives_means_with_intervals(study_tables, choice):
-    said = text(findings.utilization(study_tables, choice))
-    # accuracy of the last checkpoint: 150, 160 and 170 of 200
-    assert "tiny-olmoe at step-00800: mean accuracy 80.0 % [76.5, 82.8] and mean MUI 27.5 %" in said
-    row = study_tables["utilization"].query(
-        "model == 'tiny-olmoe' and order == 3 and task == 'addition' and scope == 'total' and threshold == 0.01"
-    ).iloc[0]  # fmt: skip
-    ends = f"[{100 * row['mui_at_m_low']:.1f}, {100 * row['mui_at_m_high']:.1f}]"
-    assert f"lowest on addition ({100 * row['mui_at_m']:.1f} % {ends})" in said
+def test_every_sentence_ends_and_no_topic_is_a_wall(study_tables, choice):
+    for finding in findings(study_tables, choice):
+        assert len(finding.sentences) <= 9
+        for sentence in (*finding.sentences, *filter(None, [finding.caveat])):
+            assert sentence.endswith(".")
+            assert ".." not in sentence
+            assert "nan" not in sentence
+            assert "<NA>" not in sentence
 
 
-def test_phases_are_counted_and_the_order_of_the_mean_is_judged(study_tables, choice):
-    finding = findings.phases(study_tables, choice)
-    assert "of 6 steps of single tasks, 3 Accumulating, 3 Evolving, 0 Coarsening, 0 Collapsing, 0 Flat" in text(finding)
-    assert "mean over tasks goes Accumulating → Evolving" in text(finding)
-    assert "in 2 of 2 models" in text(finding)
-    assert finding.verdict == "agrees"
-    table = study_tables["phases"]
-    table.loc[table["task"] == "mean", "phase"] = table.loc[table["task"] == "mean", "phase"].replace(
-        "Evolving", "Flat"
-    )
-    finding = findings.phases(study_tables, choice)
-    assert "in 0 of 2 models" in text(finding)
-    assert finding.verdict == "disagrees"
+def test_a_study_in_which_nothing_is_significant_says_so_everywhere(study_tables, choice):
+    tables = study_tables
+    tables["comparisons"]["verdict"] = "no difference shown"
+    tables["phases"].loc[tables["phases"]["phase"] != "", "phase"] = "Flat"
+    tables["phase_divergence"]["mean_masks"] = False
+    tables["change_points"]["p_no_change"] = 0.5
+    tables["enrichment"]["q_greater"] = 1.0
+    for name in ("loss_difference", "nll_difference"):
+        tables["masking_effect"][[name, f"{name}_low", f"{name}_high"]] = [0.001, -0.01, 0.012]
+    tables["utility_law"]["slope_p"] = 0.5
+    found = {finding.topic: text(finding) for finding in findings(tables, choice)}
+    assert "significantly in 0 of" in found["Differences of MUI"]
+    assert "no difference shown" in found["Differences of MUI"]
+    assert "6 Flat" in found["Phases of training"]
+    assert "in 0 of its" in found["Phases of training"]
+    assert found["Phases of training"].count("no change of slope of the mean MUI is shown") == 2
+    assert "not significant" in found["Shared experts"]
+    assert found["Masking"].count("undecided on 3, less on 0") == 2
+    assert "cost more." not in found["Masking"]
+    assert "not significant" in found["Laws"]
+    for said in found.values():
+        for claim in (": significant", "and significant", "significantly higher", "significantly lower"):
+            assert claim not in said
+    verdicts = {finding.topic: finding.verdict for finding in findings(tables, choice)}
+    assert verdicts["Phases of training"] == verdicts["Shared experts"] == "undecided"
+
+
+def test_sentences_beyond_the_most_are_left_to_the_table():
+    groups = {name: [f"{name} {i}." for i in range(3)] for name in "abcd"}
+    assert shortened(groups, "t") == [*groups["a"], *groups["b"], "See t for the same of c, d."]
+    assert shortened({"a": [str(i) for i in range(12)]}, "t") == [str(i) for i in range(12)]
+    assert shortened({"a": [], "b": ["x."]}, "t") == ["x."]
+    assert shortened({}, "t") == []
 
 
 @pytest.mark.parametrize(
-    ("seen", "ends", "expected"),
-    [
-        (0.30, (0.40, 0.50), "has not saturated on 1 of 1 task, has on 0, undecided on 0"),
-        (0.30, (0.31, 0.40), "has not saturated on 0 of 1 task, has on 0, undecided on 1"),
-        (0.30, (0.30, 0.31), "has not saturated on 0 of 1 task, has on 1, undecided on 0"),
-    ],
-)
-def test_saturation_takes_the_whole_interval(study_tables, choice, seen, ends, expected):
-    table = study_tables["utilization"].query("model == 'tiny-olmoe' and order == 3 and task == 'facts'").copy()
-    table[["mui", "chao2", "chao2_low", "chao2_high"]] = [seen, *np.mean([ends], axis=1), *ends]
-    assert expected in text(findings.saturation({"utilization": table}, choice))
-
-
-def test_enrichment_that_the_untrained_model_has_too_is_undecided(study_tables, choice):
-    finding = findings.enrichment(study_tables, choice)
-    assert "tiny-olmoe has no shared experts, so there is no test." in finding.sentences
-    assert "3 of 3 shared experts and 1 of 12 routed ones are key on every task: significant" in text(finding)
-    assert "the intervals overlap, so a change by training is undecided" in text(finding)
-    assert finding.verdict == "undecided"
-
-
-def test_enrichment_not_significant_is_said(study_tables, choice):
-    table = study_tables["enrichment"]
-    table["q_greater"] = 0.2
-    said = text(findings.enrichment(study_tables, choice))
-    assert "not significant (Fisher p =" in said
-    assert "0.200 after correction" in said
-
-
-@pytest.mark.parametrize(("start", "outcome"), [(0.01, "increased"), (1e6, "reduced")])
-def test_enrichment_changed_by_training_is_said(study_tables, choice, start, outcome):
-    table = study_tables["enrichment"]
-    columns = ["odds_ratio_corrected", "odds_ratio_corrected_low", "odds_ratio_corrected_high"]
-    table.loc[table["is_baseline"] & (table["model"] == "tiny-deepseek"), columns] = [start, start / 2, start * 2]
-    finding = findings.enrichment(study_tables, choice)
-    assert f"training {outcome} the enrichment" in text(finding)
-    assert finding.verdict == ("agrees" if outcome == "increased" else "undecided")
-
-
-def test_masking_counts_tasks_and_gives_the_difference(study_tables, choice):
-    finding = findings.masking(study_tables, choice)
-    # losses 0.30, 0.30, 0.02 with half-widths 0.03: mean 0.2067 ± √3·0.03/3
-    assert "masking key neurons costs 20.7 points [18.9, 22.4] of accuracy" in text(finding)
-    assert "random ones 1.0 points [−0.7, 2.7], mean over 3 tasks" in text(finding)
-    assert "key neurons cost more on 2, undecided on 1, less on 0" in text(finding)
-    assert finding.verdict == "undecided"  # the random loss may be above 2 %
-
-
-def test_masking_without_effect_is_undecided(study_tables, choice):
-    table = study_tables["masking_effect"]
-    for name in ("loss_key", "loss_random", "loss_difference"):
-        table[[name, f"{name}_low", f"{name}_high"]] = [0.0, -0.01, 0.01]
-    finding = findings.masking(study_tables, choice)
-    assert "difference 0.00 points [−0.58, 0.58]: undecided" in text(finding)
-    assert finding.verdict == "disagrees"  # key neurons certainly cost less than 10 %
-
-
-def test_sensitivity_compares_with_the_paper_at_its_thresholds_only(study_tables, choice):
-    table = study_tables["sensitivity"]
-    row = table.query(
-        "measure == 'mui' and setting_a == 'projection/pairs/0.001' and setting_b == 'projection/pairs/0.01'"
-    ).iloc[0]  # fmt: skip
-    value = f"is {row['pearson']:.4f} [{row['pearson_low']:.4f}, {row['pearson_high']:.4f}]"
-    finding = findings.sensitivity(study_tables, choice)
-    assert value in text(finding)
-    assert "The paper" not in text(finding)  # it has no threshold of 1 %
-    assert finding.verdict == "described"
-    for name in ("setting_a", "setting_b"):
-        table[name] = table[name].str.replace("0.01", "0.002")
-    finding = findings.sensitivity(study_tables, choice)
-    assert value in text(finding)
-    assert "The paper: 0.9958" in text(finding)
-    assert "(no interval)" in text(finding)  # a cosine has none
-    table[["pearson", "pearson_low", "pearson_high"]] = [0.5, 0.4, 0.6]
-    finding = findings.sensitivity(study_tables, choice)
-    assert "lower here" in text(finding)
-    assert finding.verdict == "disagrees"
+    ("outcomes", "expected"),
+    [([], "described"), ([1, 1], "agrees"), ([1, 0], "undecided"), ([0], "undecided"), ([-1, 0], "disagrees"),
+     ([-1, 1], "undecided")],
+)  # fmt: skip
+def test_verdict(outcomes, expected):
+    assert verdict(outcomes) == expected
 
 
 def test_limits_are_those_of_models_trained_here(study_tables, choice):
@@ -147,17 +100,15 @@ def test_limits_are_those_of_models_trained_here(study_tables, choice):
 
 
 def test_every_verdict_has_a_label(study_tables, choice):
-    from moemui.report.page import VERDICTS
-
-    assert {finding.verdict for finding in findings.findings(study_tables, choice)} <= set(VERDICTS)
+    assert {finding.verdict for finding in findings(study_tables, choice)} <= set(VERDICTS)
 
 
 def test_a_study_without_grades_still_has_findings(study_tables, choice):
     study_tables["performance"][["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
     study_tables["phases"] = TABLES["phases"].frame([])
-    found = findings.findings(study_tables, choice)
+    found = findings(study_tables, choice)
     assert "has no task with both an accuracy and a MUI" in text(found[0])
-    assert found[1].verdict == "not measured"
+    assert found[ORDER.index("Phases of training")].verdict == "not measured"
 
 
 @pytest.mark.parametrize(
@@ -184,3 +135,36 @@ def test_probability(p, expected):
 def test_an_interval_that_touches_zero_has_no_sign():
     assert [wording.sign(Estimate(0.1, *ends)) for ends in ((0.01, 0.2), (0.0, 0.2), (-0.2, -0.1))] == [1, 0, -1]
     assert wording.sign(Estimate(0.1, float("nan"), float("nan"))) == 0
+
+
+def test_words():
+    assert [wording.listed(parts) for parts in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
+    assert wording.sentence("not chosen: behind") == "Not chosen: behind."
+    assert wording.sentence("Ends.") == "Ends."
+    assert wording.sentence("") == ""
+    assert wording.decimal(Estimate(0.01234, 0.01, 0.02), 4) == "0.0123 [0.0100, 0.0200]"
+    assert wording.decimal(-0.5) == "−0.50"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        (Setting("glu", "pairs", 0.001), "up to 0.1 % of a layer's neurons key in a sample (glu/pairs/0.001)"),
+        (Setting("glu", "per_token", 0.01), "up to 1 % of a layer's neurons key at a token (glu/per_token/0.01)"),
+        (
+            Setting("glu", "pairs", 0.5, "top_score"),
+            "neurons with 50 % or more of the layer's highest score key (glu/pairs/0.5/top_score)",
+        ),
+        (
+            Setting("glu", "pairs", 0.01, "global_topk"),
+            "up to 1 % of the model's neurons key in a sample (glu/pairs/0.01/global_topk)",
+        ),
+    ],
+)
+def test_a_setting_in_words(setting, expected):
+    assert wording.key_in_words(setting) == expected

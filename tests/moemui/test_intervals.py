@@ -1,7 +1,11 @@
 """Intervals against published numbers, the normal approximation, and their edge cases."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moemui.analyses import intervals
 
@@ -43,3 +47,31 @@ def test_equal_values_have_no_width_and_none_are_refused():
     assert intervals.mean_interval(values=np.zeros(9), seed=0) == (0.0, 0.0)
     with pytest.raises(ValueError, match="nothing to resample"):
         intervals.mean_interval(values=np.empty(0), seed=0)
+
+
+def test_resampled_means_are_those_of_all_equally_likely_resamples():
+    values = np.array([0.0, 1.0, 5.0])
+    every = np.array([np.mean(drawn) for drawn in itertools.product(values, repeat=3)])
+    means, shares = np.unique(every.round(9), return_counts=True)
+    drawn = intervals.resampled_means(values=values, seed=3, resamples=20_000).round(9)
+    found = np.array([(drawn == mean).mean() for mean in means])
+    assert found.tolist() == pytest.approx((shares / 27).tolist(), abs=0.015)
+    assert set(drawn) == set(means)
+
+
+def test_percentile_by_hand():
+    # of 0, 1, …, 40 the 2.5 % and 97.5 % points are 1 and 39
+    assert intervals.percentile(means=np.arange(41.0)) == pytest.approx((1.0, 39.0))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.floats(-1e3, 1e3))
+def test_interval_of_a_mean_lies_among_the_values_and_moves_with_them(values, shift):
+    low, high = intervals.mean_interval(values=np.array(values), seed=1, resamples=100)
+    assert min(values) - 1e-6 <= low <= high <= max(values) + 1e-6
+    moved = intervals.mean_interval(values=np.array(values) + shift, seed=1, resamples=100)
+    assert moved == pytest.approx((low + shift, high + shift), abs=1e-6)
+
+
+@pytest.mark.parametrize(("change", "known"), [((0.1, 0.0, 0.2), True), ((0.1, np.nan, np.nan), False)])
+def test_a_change_is_known_with_its_interval(change, known):
+    assert bool(intervals.Change(*change).known) is known

@@ -1,4 +1,9 @@
-"""Key neurons against a brute-force oracle, by hand, and through the file."""
+"""Key sets and their algebra against plain Python sets, and through the file, which other readers must understand."""
+
+import itertools
+import re
+import shutil
+import subprocess
 
 import h5py
 import numpy as np
@@ -6,10 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import selection
 from moemui.analyses.key_neurons import Samples, read, routed_tokens, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.selection import joined, select, select_per_token
+from moemui.analyses.key_sets import KeySets, joined
 from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
 
@@ -17,168 +20,111 @@ from moemui.geometry import Geometry, Layer
 GEOMETRY = Geometry((Layer(0, 2, 0, 4, 0, 1), Layer(2, 1, 1, 4, 6, 1)))
 
 
-def ranked(*samples):
-    """Neurons (samples, layers, ranks) and falling scores beside them."""
-    neuron = np.array(samples, dtype=np.int32)
-    return {"neuron": neuron, "score": np.broadcast_to(-np.arange(neuron.shape[2], dtype=np.float32), neuron.shape)}
-
-
 def as_lists(sets):
     return [sets.neurons[a:b].tolist() for a, b in zip(sets.indptr[:-1], sets.indptr[1:], strict=True)]
 
 
-def test_by_hand_two_layers_repeats_and_an_exhausted_layer():
-    # η = 0.3: k = floor(0.3·8) = 2 and floor(0.3·10) = 3; layer 2 starts at flat number 8
-    sets = select(
-        **ranked(
-            [[5, 1, 0], [9, 9, 2]],  # 9 for two tokens counts once
-            [[3, -1, -1], [-1, -1, -1]],
-            [[-1, -1, -1], [-1, -1, -1]],  # an empty response
-        ),
-        geometry=GEOMETRY,
-        threshold=0.3,
-    )
-    assert as_lists(sets) == [[1, 5, 10, 17], [3], []]
-    assert sets.n_samples == 3
-    assert sets.neurons.dtype == np.int32
-    assert sets.incidence(18).tolist() == [0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1]
-    assert sets.union().tolist() == [1, 3, 5, 10, 17]
-
-
-def test_no_samples_give_no_sets():
-    empty = np.empty((0, 2, 3), dtype=np.int32)
-    sets = select(neuron=empty, score=empty.astype(np.float32), geometry=GEOMETRY, threshold=0.3)
-    assert (sets.n_samples, sets.union().tolist(), sets.incidence(18).sum()) == (0, [], 0)
-
-
 @st.composite
-def ranked_entries(draw):
-    shape = (draw(st.integers(0, 5)), 2, 4)
-    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    neuron = np.stack([generator.integers(0, m, size=(shape[0], 4)) for m in (8, 10)], axis=1).astype(np.int32)
-    filled = generator.integers(0, 5, size=shape[:2])
-    neuron[np.arange(4) >= filled[..., None]] = -1
-    return neuron, -np.sort(generator.integers(0, 3, size=shape).astype(np.float32), axis=2)
+def some_sets(draw):
+    own = draw(st.lists(st.sets(st.integers(0, 17), max_size=6), max_size=6))
+    return of(own), own
 
 
-@settings(max_examples=60, deadline=None)
-@given(ranked_entries(), st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4]), st.integers(1, 3))
-def test_select_matches_a_loop_over_samples_and_layers(entries, threshold, at_once):
-    neuron, score = entries
+def of(lists):
+    indptr = np.cumsum([0, *map(len, lists)]).astype(np.int64)
+    return KeySets(indptr, np.array([j for own in lists for j in sorted(own)], dtype=np.int32))
+
+
+def union_of(lists, mask):
+    return set().union(*(own for own, chosen in zip(lists, mask, strict=True) if chosen))
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_sets(), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 1 / 3, 0.5, 0.6, 1.0]), st.integers(1, 7))
+def test_set_algebra_is_that_of_python_sets(made, seed, share, at_once):
+    sets, lists = made
+    one, other = np.random.default_rng(seed).random((2, sets.n_samples)) < 0.5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "SAMPLES_AT_ONCE", at_once)
-        sets = select(neuron=neuron, score=score, geometry=GEOMETRY, threshold=threshold)
-    k = GEOMETRY.key_count(threshold)
-    expected = [
-        sorted({offset + int(j) for row, n, offset in zip(sample, k, (0, 8), strict=True) for j in row[:n] if j >= 0})
-        for sample in neuron
-    ]
-    assert as_lists(sets) == expected
+        patch.setattr("moemui.analyses.key_sets.ENTRIES_AT_ONCE", at_once)
+        every = sets.incidence(18)
+        assert (sets.incidence(18, one) + sets.incidence(18, ~one)).tolist() == every.tolist()
+    assert every.tolist() == [sum(j in own for own in lists) for j in range(18)]
+    assert as_lists(sets.subset(one)) == [sorted(own) for own, kept in zip(lists, one, strict=True) if kept]
+    assert [sorted(lists[s]) for s in sets.sample_of] == [sorted(own) for own in lists for _ in own]
+    a, b = union_of(lists, one), union_of(lists, other)
+    assert sets.union().tolist() == sorted(set().union(*lists))
+    assert sets.union(one).tolist() == sorted(a)
+    assert sets.difference(one, other).tolist() == sorted(a - b)
+    assert sets.symmetric_difference(one, other).tolist() == sorted(a ^ b)
+    if a | b:
+        assert sets.jaccard(one, other) == len(a & b) / len(a | b)
+    if one.any():
+        chosen = [own for own, kept in zip(lists, one, strict=True) if kept]
+        assert sets.intersection(one).tolist() == sorted(set.intersection(*chosen))
+        assert sets.intersection(one, share=share).tolist() == [
+            j for j in range(18) if (q := sum(j in own for own in chosen)) and q / len(chosen) >= share
+        ]
+    assert sets.union(one).dtype == np.int32
+    sets.check(18)
 
 
-@settings(max_examples=40, deadline=None)
-@given(ranked_entries(), st.integers(0, 2**32 - 1))
-def test_set_algebra(entries, seed):
-    neuron, score = entries
-    sets = select(neuron=neuron, score=score, geometry=GEOMETRY, threshold=0.3)
-    mask = np.random.default_rng(seed).random(sets.n_samples) < 0.5
-    lists = as_lists(sets)
-    assert as_lists(sets.subset(mask)) == [own for own, kept in zip(lists, mask, strict=True) if kept]
-    assert (sets.incidence(18, mask) + sets.incidence(18, ~mask)).tolist() == sets.incidence(18).tolist()
-    assert np.flatnonzero(sets.incidence(18)).tolist() == sets.union().tolist() == sorted(set().union(*lists))
-    assert [lists[s] for s in sets.sample_of] == [lists[s] for s, own in enumerate(lists) for _ in own]
+def test_set_algebra_by_hand():
+    sets = of([{1, 2, 3}, {2, 3}, set(), {3, 9}])
+    first, last = np.array([True, True, False, False]), np.array([False, False, True, True])
+    assert sets.intersection(first).tolist() == [2, 3]
+    assert sets.intersection().tolist() == []  # the empty set counts
+    assert sets.intersection(share=0.75).tolist() == [3]
+    assert sets.intersection(share=0.5).tolist() == [2, 3]
+    assert sets.difference(first, last).tolist() == [1, 2]
+    assert sets.symmetric_difference(first, last).tolist() == [1, 2, 9]
+    assert sets.jaccard(first, last) == 1 / 4
+    hundred = of([{4}] * 7 + [set()] * 93)
+    assert hundred.intersection(share=0.07).tolist() == [4]  # 7 of 100, though 0.07 · 100 > 7 in floating point
 
 
-def test_smaller_threshold_gives_subsets():
-    entries = ranked([[5, 1, 0], [9, 3, 2]])
-    small, large = (set(select(**entries, geometry=GEOMETRY, threshold=t).union()) for t in (0.1, 0.3))
-    assert small < large
+def test_tasks_join_in_order():
+    one, other = of([{1, 2}, set()]), KeySets(np.array([0, 1]), np.array([2**40]))
+    both = joined([one, other])
+    assert as_lists(both) == [[1, 2], [], [2**40]]
+    assert (both.neurons.dtype, both.indptr.dtype) == (np.int64, np.int64)
+    assert joined([one, one]).neurons.dtype == np.int32
+    assert joined([]).n_samples == 0
 
 
 @pytest.mark.parametrize(
-    ("change", "text"),
+    ("question", "text"),
     [
-        ({"rule": "best"}, "rule is 'best'; allowed: topk"),
-        ({"threshold": 0.5}, r"threshold 0.5 needs k = 5 ranked entries .* largest stored k is 3; .*thresholds"),
-        ({"threshold": 0.0}, "threshold is 0"),
-        ({"score": np.zeros((1, 2, 2), dtype=np.float32)}, r"shape \(1, 2, 3\) and scores \(1, 2, 2\)"),
-        (ranked([[5, 8, 0], [0, 1, 2]]), "sample 0, layer 0, rank 1: neuron 8 is outside the layer's 8 neurons"),
-        (ranked([[5, 1, 0], [0, -2, 2]]), "sample 0, layer 2, rank 1: neuron -2 is outside"),
-        (ranked([[5, 1, 0], [-1, 1, 2]]), "sample 0, layer 2, rank 0: scores are NaN or not in falling order"),
-        ({"score": np.full((1, 2, 3), np.nan, dtype=np.float32)}, "scores are NaN or not in falling order"),
-        ({"score": np.arange(6, dtype=np.float32).reshape(1, 2, 3)}, "not in falling order; the store is damaged"),
+        (lambda sets, none: sets.intersection(none), "there are no samples to intersect; choose at least one"),
+        (lambda sets, none: sets.intersection(share=0.0), "share is 0.0; it is a share of the samples, above 0"),
+        (lambda sets, none: sets.jaccard(none, none), "no sample of either mask has a key neuron"),
+        (lambda sets, none: sets.difference(none, none[:1]), r"bool of shape \(1,\); it must be a boolean mask"),
     ],
 )
-def test_select_refuses(change, text):
-    arguments = {**ranked([[5, 1, 0], [9, 3, 2]]), "geometry": GEOMETRY, "threshold": 0.3} | change
+def test_questions_without_an_answer_are_refused(question, text):
+    sets = of([{1}, {2}])
     with pytest.raises(ValueError, match=text):
-        select(**arguments)
-
-
-def test_only_used_ranks_are_checked():
-    entries = ranked([[5, 1, 0], [9, 3, 2]])
-    score = entries["score"].copy()
-    score[0, 0, 2] = np.nan  # beyond k = 2 of layer 0
-    assert select(neuron=entries["neuron"], score=score, geometry=GEOMETRY, threshold=0.3).union().tolist() == [
-        1, 5, 10, 11, 17,
-    ]  # fmt: skip
-
-
-# Sample 0: layer 0 holds neuron 5 at rank 0, neurons 1 and 3 at rank 1; layer 2 holds neuron 9 at rank 2. Sample 1:
-# nothing. Sample 2: layer 2 holds neuron 0 at rank 0.
-PER_TOKEN = {
-    "neuron": np.array([5, 1, 3, 9, 0], dtype=np.int32),
-    "rank": np.array([0, 1, 1, 2, 0], dtype=np.int32),
-    "counts": np.array([[3, 1], [0, 0], [0, 1]], dtype=np.int32),
-    "geometry": GEOMETRY,
-    "largest": 0.3,
-}
+        question(sets, np.zeros(2, dtype=bool))
+    assert sets.union(np.zeros(2, dtype=bool)).tolist() == []
 
 
 @pytest.mark.parametrize(
-    ("threshold", "expected"),
+    ("indptr", "neurons", "text"),
     [
-        (0.35, [[1, 3, 5, 17], [], [8]]),  # above the stored one, but with the same k
-        (0.3, [[1, 3, 5, 17], [], [8]]),  # k = 2 and 3
-        (0.25, [[1, 3, 5], [], [8]]),  # k = 2 and 2
-        (0.2, [[5], [], [8]]),  # k = 1 and 2
-        (0.001, [[5], [], [8]]),  # k = 1 and 1
+        ([0, 2, 4], [1, 2, 5, 5], "key set of sample 1 holds neuron 5 at place 1; a set must be ascending, each"),
+        ([0, 0, 2], [4, 3], "key set of sample 1 holds neuron 3 at place 1"),
+        ([0, 1, 2], [4, 18], "sample 1 holds neuron 18 at place 0; .* inside the model's 18"),
+        ([0, 1, 2], [-1, 3], "sample 0 holds neuron -1 at place 0"),
+        ([0, 1, 3], [4, 5], r"indptr is \[0, 1, 3\] … \[3\]; it must rise from 0 to the 2 entries"),
+        ([0, 2, 1, 2], [4, 5], "must rise from 0"),
+        ([1, 2, 2], [4, 5], "must rise from 0"),
+        ([], [], "must rise from 0"),
+        ([0, 1, 1], [4.0], "neurons are float64; they must be whole numbers"),
     ],
 )
-def test_per_token_by_hand(threshold, expected):
-    sets = select_per_token(**PER_TOKEN, threshold=threshold)
-    assert as_lists(sets) == expected
-    assert (sets.neurons.dtype, sets.indptr.dtype) == (np.int32, np.int64)
-
-
-def test_per_token_without_samples():
-    nothing = {**PER_TOKEN, "neuron": np.empty(0, int), "rank": np.empty(0, int), "counts": np.empty((0, 2), int)}
-    assert select_per_token(**nothing, threshold=0.3).n_samples == 0
-
-
-def test_parts_of_a_task_join_in_order():
-    sets = select_per_token(**PER_TOKEN, threshold=0.3)
-    both = joined([sets, sets], GEOMETRY)
-    assert as_lists(both) == [*as_lists(sets), *as_lists(sets)]
-    assert (both.neurons.dtype, both.indptr.dtype) == (np.int32, np.int64)
-    assert joined([], GEOMETRY).n_samples == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"threshold": 0.4}, r"threshold 0\.4 is above 0\.3, the largest stored; choose a smaller one, or add"),
-        ({"largest": 0.2}, r"threshold 0\.25 is above 0\.2"),  # one layer's k is the same, the other's is not
-        ({"rank": np.array([0, 1, 1, 2])}, r"5 neurons, 4 ranks and counts of 5 in shape \(3, 2\) do not belong"),
-        ({"counts": np.array([[3, 1, 1]])}, r"counts must be \(samples, 2 layers\)"),
-        ({"neuron": np.array([5, 1, 8, 9, 0])}, "entry 2 holds neuron 8 at rank 1, but its layer 0 has 8 neurons"),
-        ({"neuron": np.array([5, 1, 3, 9, -1])}, "entry 4 holds neuron -1 at rank 0, but its layer 2 has 10 neurons"),
-        ({"rank": np.array([0, -1, 1, 2, 0])}, "entry 1 holds neuron 1 at rank -1, .*; the store is damaged, extract"),
-    ],
-)
-def test_select_per_token_refuses(change, text):
+def test_sets_that_are_none_are_refused(indptr, neurons, text):
     with pytest.raises(ValueError, match=text):
-        select_per_token(**{**PER_TOKEN, "threshold": 0.25, **change})
+        KeySets(np.array(indptr, dtype=np.int64), np.array(neurons)).check(18)
+    of([{5}, {1, 17}, set(), {17}]).check(18)
 
 
 def test_masks_and_geometries_that_do_not_fit_are_refused():
@@ -201,6 +147,7 @@ SAMPLES = Samples(
     response_tokens=np.array([4, 0, 2], dtype=np.int32),
 )
 SETS = KeySets(np.array([0, 2, 2, 5]), np.array([0, 17, 1, 2, 3], dtype=np.int32))
+ANY = Setting("glu", "pairs", 0.2)
 RECORD = {
     "model": "tiny",
     "checkpoint": "step-00000",
@@ -250,6 +197,54 @@ def test_the_layout_on_disk_is_the_documented_one(tmp_path):
         assert file["routing/tokens"].dtype == np.int64
 
 
+def test_the_file_holds_numbers_and_text_alone(tmp_path):
+    """Read by HDF5's own calls: what any language has, as types that any language has."""
+    write(tmp_path / "k.h5", **RECORD, sets={Setting("projection", "pairs", 0.3): SETS}, options={"head": "raw"})
+    file = h5py.h5f.open(bytes(tmp_path / "k.h5"), h5py.h5f.ACC_RDONLY)
+    found = []
+
+    def visit(name, item):
+        for number in range(h5py.h5a.get_num_attrs(item)):
+            found.append((name, h5py.h5a.open(item, index=number).get_type()))
+        if isinstance(item, h5py.h5d.DatasetID):
+            found.append((name, item.get_type()))
+            filters = item.get_create_plist()
+            assert {filters.get_filter(i)[0] for i in range(filters.get_nfilters())} <= {h5py.h5z.FILTER_DEFLATE}
+
+    visit(b"/", h5py.h5o.open(file, b"/"))
+    h5py.h5o.visit(file, lambda name: visit(name, h5py.h5o.open(file, name)))
+    assert len(found) > 20
+    for name, kind in found:
+        if isinstance(kind, h5py.h5t.TypeStringID):
+            assert kind.get_cset() == h5py.h5t.CSET_UTF8, name
+        else:
+            assert isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID), name
+
+    def numbers(name, length, kind):
+        into = np.empty(length, dtype=kind)
+        h5py.h5d.open(file, name).read(h5py.h5s.ALL, h5py.h5s.ALL, into)
+        return into.tolist()
+
+    indptr = numbers(b"sets/topk/projection/pairs/0.3/indptr", 4, np.int64)
+    neurons = numbers(b"sets/topk/projection/pairs/0.3/neurons", indptr[-1], np.int32)
+    assert [neurons[a:b] for a, b in itertools.pairwise(indptr)] == [[0, 17], [], [1, 2, 3]]
+
+
+@pytest.mark.skipif(not shutil.which("h5dump"), reason="h5dump of HDF5's command line tools is not installed")
+def test_a_reader_in_another_language_understands_the_file(tmp_path):
+    write(tmp_path / "k.h5", **RECORD, sets={Setting("projection", "pairs", 0.3): SETS})
+
+    def dumped(*what):
+        command = ["h5dump", "-y", *what, str(tmp_path / "k.h5")]
+        text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        return re.search(r"DATA \{\s*(.*?)\s*\}", text, re.DOTALL)[1]
+
+    assert dumped("-d", "sets/topk/projection/pairs/0.3/neurons") == "0, 17, 1, 2, 3"
+    assert dumped("-d", "sets/topk/projection/pairs/0.3/indptr") == "0, 2, 2, 5"
+    assert dumped("-a", "sets/topk/projection/pairs/0.3/formulation") == '"projection"'
+    assert dumped("-d", "samples/id").startswith('"a-0", "')
+
+
 def test_a_setting_that_is_not_stored_is_named_with_those_that_are(tmp_path):
     write(tmp_path / "k.h5", **RECORD, sets={Setting("projection", "pairs", 0.001): SETS})
     with pytest.raises(KeyError, match=r"no key sets for glu/pairs/0\.001; stored: projection/pairs/0\.001"):
@@ -272,12 +267,62 @@ def test_another_schema_version_is_refused_by_name(tmp_path):
             "glu/pairs/0.1: sets of 0 samp",
         ),
         ({"sets": {("glu", "pairs", 0.1): SETS, ("glu", "pairs", 0.1 + 1e-9): SETS}}, "two settings print alike"),
+        (
+            {"sets": {("glu", "pairs", 0.1): KeySets(SETS.indptr, np.array([0, 17, 2, 1, 3]))}},
+            "glu/pairs/0.1: the key set of sample 2 holds neuron 1 at place 1; a set must be ascending, each neu",
+        ),
+        ({"sets": {Setting("glu", "pairs", 0.1, "topk", "other"): SETS}}, "this file is of the variant main; write it"),
+        ({"sets": {}, "incomplete": {Setting("glu", "pairs", 0.1): 1}}, "glu/pairs/0.1: 1 incomplete cells; there are"),
+        (
+            {"sets": {ANY: SETS}, "incomplete": {ANY: 7}},
+            "glu/pairs/0.2: 7 incomplete cells; there are 6 cells in each of the settings glu/pairs/0.2",
+        ),
         ({"sets": {}, "routed_tokens": np.zeros((2, 3))}, r"shape \(2, 3\); it must be \(2 layers, 2 experts\)"),
     ],
 )
-def test_write_refuses(change, text, tmp_path):
+def test_write_refuses_and_leaves_no_file(change, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         write(tmp_path / "k.h5", **(RECORD | change))
+    assert not (tmp_path / "k.h5").exists()
+
+
+def test_incomplete_cells_are_given_back(tmp_path):
+    write(tmp_path / "k.h5", **RECORD, sets={ANY: SETS, ANY._replace(rule="top_score"): SETS}, incomplete={ANY: 6})
+    assert read(tmp_path / "k.h5").incomplete == {ANY: 6, ANY._replace(rule="top_score"): 0}
+
+
+MIXED = Samples(
+    id=np.array(["a", "b", "c", "d"], dtype=object),
+    domain=np.array(["math", "facts", "math", "facts"], dtype=object),
+    correct=np.array([1, 1, 0, -1], dtype=np.int8),
+    response_tokens=np.array([0, 5, 9, 20], dtype=np.int32),
+)
+
+
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ({}, "abcd"),
+        ({"correct": True}, "ab"),
+        ({"correct": False}, "c"),  # d is not graded
+        ({"domain": "math"}, "ac"),
+        ({"min_tokens": 5}, "bcd"),
+        ({"max_tokens": 9}, "abc"),
+        ({"min_tokens": 5, "max_tokens": 9}, "bc"),
+        ({"correct": True, "domain": "math", "min_tokens": 1}, ""),
+    ],
+)
+def test_samples_by_what_is_asked(which, expected):
+    mask = MIXED.where(**which)
+    assert "".join(MIXED.id[mask]) == expected
+    assert as_lists(of([{1}, {2}, {3}, {4}]).subset(mask)) == [["abcd".index(name) + 1] for name in expected]
+
+
+def test_samples_that_no_question_can_find_are_refused():
+    with pytest.raises(ValueError, match="no sample is of the domain 'maths'; domains: facts, math"):
+        MIXED.where(domain="maths")
+    with pytest.raises(ValueError, match="no response has 9 tokens or more and 5 or fewer; widen the range"):
+        MIXED.where(min_tokens=9, max_tokens=5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from moemui.analyses.key_neurons import Samples
 from moemui.analyses.performance import row
@@ -38,3 +39,18 @@ def test_nothing_graded_leaves_accuracy_out_with_a_note():
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="a b t has no samples"):
         row(**CELL, samples=samples([], []))
+
+
+def test_all_responses_empty_are_counted_and_graded_like_any_other():
+    found = row(**CELL, samples=samples([0, 0, 0], [0, 0, 0]))
+    assert (found["n_empty"], found["mean_response_tokens"], found["accuracy"]) == (3, 0.0, 0.0)
+    assert found["accuracy_low"] == pytest.approx(0.0, abs=1e-12)
+    assert found["accuracy_high"] > 0.5  # three wrong answers are little evidence
+
+
+@pytest.mark.parametrize(("correct", "wrong"), [(1, 0), (7, 3), (0, 5), (81, 182)])
+def test_accuracy_interval_is_scipys(correct, wrong):
+    found = row(**CELL, samples=samples([1] * correct + [0] * wrong + [-1], [1] * (correct + wrong + 1)))
+    expected = stats.binomtest(correct, correct + wrong).proportion_ci(method="wilson")
+    assert found["accuracy_low"] == pytest.approx(expected.low, abs=1e-12)
+    assert found["accuracy_high"] == pytest.approx(expected.high, abs=1e-12)

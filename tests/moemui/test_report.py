@@ -10,7 +10,7 @@ import pytest
 
 from moemui.analyses import published
 from moemui.report.figure_style import save
-from moemui.report.figures import draw_all
+from moemui.report.figures import FIGURES, draw_all
 from moemui.report.findings import findings
 from moemui.report.page import NEEDED, inline_svg, unbroken, write_report
 
@@ -99,7 +99,7 @@ def svgs(untouched_tables, choice, tmp_path_factory) -> dict[str, str]:
 
 def test_the_full_report_stands_alone(study_tables, choice, svgs, tmp_path):
     page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
-    assert page.tags.count("svg") == page.tags.count("figure") == len(svgs) == 9
+    assert page.tags.count("svg") == page.tags.count("figure") == len(svgs) == len(FIGURES) == 12
     assert len(page.ids) == len(set(page.ids))
     inside = [reference[1:] for reference in page.references if reference.startswith("#")]
     assert set(inside) <= set(page.ids)
@@ -185,24 +185,18 @@ def test_intervals_stay_on_one_line():
 
 
 def test_published_values_stand_beside_own_of_the_same_name(study_tables, choice, tmp_path):
-    assert published.beside(study_tables, choice).empty
-    for name in ("performance", "utilization", "key_experts"):
+    for name in ("performance", "utilization", "key_experts", "expert_frequency"):
         table = study_tables[name]
         table["model"] = table["model"].replace({"tiny-olmoe": "OLMoE", "tiny-deepseek": "DeepSeek-V2-Lite"})
         table["checkpoint"] = table["checkpoint"].replace({"step-00400": "1T"})
         table["task"] = table["task"].replace({"facts": "math"})
-    rows = published.beside(study_tables, choice).set_index(["model", "task", "metric"])
-    assert set(rows.index) == {
-        ("OLMoE-1T", "mean", "performance"),
-        ("OLMoE-1T", "mean", "mui"),
-        ("DeepSeek-V2-Lite", "mean", "performance"),
-        ("DeepSeek-V2-Lite", "mean", "mui"),
-        ("DeepSeek-V2-Lite", "MATH", "key_expert"),
-    }
-    assert rows.loc[("OLMoE-1T", "mean", "performance"), "published"] == pytest.approx(0.174)
-    assert rows.loc[("OLMoE-1T", "mean", "performance"), "own"] == pytest.approx(0.55)  # 100, 110, 120 of 200
+    study_tables["published"], study_tables["published_agreement"] = published.rows(
+        **{name: study_tables[name] for name in ("utilization", "performance", "key_experts", "expert_frequency")},
+        curve_setting=choice.curves, expert_setting=choice.experts, expert_threshold=choice.expert_threshold,
+    )  # fmt: skip
     page = write(tmp_path / "report.html", study_tables, choice)
-    assert "OLMoE-1T mean performance 17.4 % 55.0 % [" in page.text
+    assert "OLMoE-1T mean performance 17.4 % 55.0 % [" in page.text  # own: 100, 110, 120 of 200
+    assert "value in common; own less published is" in page.text
 
 
 def test_published_figures_are_shares_or_percent():

@@ -1,119 +1,205 @@
-"""Sensitivity: Anscombe's quartet, hand-worked cosines, what can't be correlated."""
+"""Sensitivity: every pair of settings over the cells of both, every pair of η_expert, and the heat map."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from moemui.analyses import sensitivity
-from moemui.analyses.sensitivity import correlations
+from moemui.analyses.sensitivity import differs_in
 from moemui.analyses.settings import Setting
-from moemui.tables.catalog import TABLES
-
-X = np.array([10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5.0])
-Y = np.array([8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68])
-
-
-def test_anscombes_first_set():
-    # R: cor.test(anscombe$x1, anscombe$y1): r = 0.8164205, p = 0.00217; Spearman's rho = 0.8181818
-    found = correlations(a=X, b=Y, seed=0)
-    assert found["pearson"] == pytest.approx(0.8164205, abs=1e-7)
-    assert found["pearson_p"] == pytest.approx(0.00217, abs=1e-5)
-    assert found["spearman"] == pytest.approx(0.8181818, abs=1e-7)
-    for name in ("pearson", "spearman"):
-        assert -1 <= found[f"{name}_low"] < found[name] < found[f"{name}_high"] <= 1
-    assert (found["n_cells"], found["note"]) == (11, "")
+from moemui.report.figure_style import save
+from moemui.report.figures_sensitivity import SETTINGS, in_order, settings
+from moemui.report.views import NothingToShow
 
 
-def test_cosine_by_hand():
-    assert correlations(a=np.array([1.0, 0, 0]), b=np.array([1.0, 1, 0]), seed=0)["cosine"] == pytest.approx(0.5**0.5)
+def cells(values, column):
+    """Rows of a table: setting → one value a task, all of one checkpoint, or (checkpoint, task) → value."""
+    rows = []
+    for setting, found in values.items():
+        listed = found if isinstance(found, dict) else {("c", f"t{i}"): value for i, value in enumerate(found)}
+        for (checkpoint, task), value in listed.items():
+            identity = {"model": "m", "checkpoint": checkpoint, "task": task}
+            rows.append(identity | setting._asdict() | {column: value})
+    return pd.DataFrame(rows, columns=["model", "checkpoint", "task", *Setting._fields, column])
 
 
-def test_a_monotone_curve_has_perfect_ranks_in_every_resample():
-    found = correlations(a=X, b=np.exp(X), seed=0)
-    assert [found["spearman"], found["spearman_low"], found["spearman_high"]] == pytest.approx([1, 1, 1])
-    assert found["pearson"] < 0.8
+def at(threshold, **parts):
+    return Setting(**{"formulation": "projection", "selection": "pairs", "threshold": threshold} | parts)
 
 
-def test_the_interval_repeats_with_its_seed():
-    first, again = (correlations(a=X, b=Y, seed=3) for _ in range(2))
-    assert first == again
-    assert first["pearson_low"] != correlations(a=X, b=Y, seed=4)["pearson_low"]
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "note", "has_cosine"),
-    [
-        ([1, 2], [2, 1], "2 cells in common, a correlation or cosine needs 3", False),
-        ([], [], "0 cells in common, a correlation or cosine needs 3", False),
-        ([1, 1, 1, 1], [1, 2, 3, 4], "a vector is constant: no correlation", True),
-        ([0, 0, 0], [1, 2, 3], "a vector is constant: no correlation; a vector is zero: no cosine", False),
-    ],
-)
-def test_what_has_no_correlation_says_why(a, b, note, has_cosine):
-    found = correlations(a=np.array(a, dtype=float), b=np.array(b, dtype=float), seed=0)
-    assert found["note"] == note
-    assert np.isnan([found["pearson"], found["pearson_p"], found["spearman"], found["spearman_high"]]).all()
-    assert np.isnan(found["cosine"]) != has_cosine
-
-
-def test_three_cells_have_a_correlation_but_no_interval():
-    found = correlations(a=np.array([1.0, 2, 4]), b=np.array([1.0, 3, 2]), seed=0)
-    assert found["spearman"] == pytest.approx(0.5)
-    assert np.isnan([found["pearson_low"], found["spearman_high"]]).all()
-    assert found["note"] == "too few cells for an interval: resamples are constant"
-
-
-@pytest.mark.parametrize("b", [np.array([1.0, 2]), np.array([1.0, np.nan, 3])])
-def test_vectors_over_other_cells_or_with_gaps_are_refused(b):
-    with pytest.raises(ValueError, match="both must be finite and over the same cells"):
-        correlations(a=np.array([1.0, 2, 3]), b=b, seed=0)
-
-
-def blank(table, **values):
-    fill = {"string": "made up", "int64": 1, "float64": 0.0, "bool": False}
-    return {column.name: fill.get(column.dtype) for column in TABLES[table].columns} | values
-
-
-def frames(values, proportions):
-    """utilization and key_experts rows: setting's threshold → value a task."""
-    identity = {"model": "m", "checkpoint": "c"} | dict(Setting("projection", "pairs", 0)._asdict())
-    del identity["threshold"]
-    utilization = [
-        blank("utilization", **identity, task=f"t{i}", threshold=t, samples=samples, scope=scope, mui_at_m=value * part)
-        for t, column in values.items()
-        for i, value in enumerate(column)
-        for samples, scope, part in (("all", "total", 1), ("all", "routed", 0.5), ("correct", "total", 0.1))
+def frames(values, proportions, expert_threshold=0.6):
+    """The columns of utilization and key_experts that are read."""
+    total = cells(values, "mui_at_m").assign(samples="all", scope="total")
+    others = [
+        total.assign(scope="routed", mui_at_m=total["mui_at_m"] ** 2),
+        total.assign(samples="correct", mui_at_m=0.1),
     ]
-    key_experts = [
-        blank("key_experts", **identity, task=f"t{i}", threshold=t, expert_threshold=0.6, proportion=value)
-        for t, column in proportions.items()
-        for i, value in enumerate(column)
-    ]
-    return {
-        "utilization": TABLES["utilization"].frame(utilization),
-        "key_experts": TABLES["key_experts"].frame(key_experts),
-    }
+    key_experts = cells(proportions, "proportion").assign(expert_threshold=expert_threshold)
+    return {"utilization": pd.concat([total, *others]), "key_experts": key_experts}
 
 
 def test_rows_compare_every_pair_of_settings_over_the_cells_of_both():
-    values = {0.001: [0.1, 0.2, 0.3, 0.4], 0.002: [0.2, 0.4, 0.6, 0.8], 0.01: [0.4, 0.3, 0.2]}
-    found = sensitivity.rows(**frames(values, {0.001: [0.1, 0, 0.2], 0.002: [0.2, 0, 0.4]}))
+    values = {at(0.001): [0.1, 0.2, 0.3, 0.4], at(0.002): [0.2, 0.4, 0.6, 0.8], at(0.01): [0.4, 0.3, 0.2]}
+    found = sensitivity.rows(**frames(values, {at(0.001): [0.1, 0, 0.2], at(0.002): [0.2, 0, 0.4]}))
     found = found.set_index(["measure", "setting_a", "setting_b"])
     assert len(found) == 4
     first = found.loc[("mui", "projection/pairs/0.001", "projection/pairs/0.002")]
     assert (first["pearson"], first["cosine"], first["n_cells"]) == (pytest.approx(1), pytest.approx(1), 4)
+    assert first["kendall"] == pytest.approx(1)
+    assert (first["n_clusters"], first["differs_in"]) == (1, "threshold")
     short = found.loc[("mui", "projection/pairs/0.001", "projection/pairs/0.01")]
-    assert (short["spearman"], short["n_cells"]) == (pytest.approx(-1), 3)
-    assert "1 cells lack one of the two settings" in short["note"]
+    assert (short["spearman"], short["kendall"], short["n_cells"]) == (pytest.approx(-1), pytest.approx(-1), 3)
+    assert "1 of 4 cells lack one of the two settings" in short["note"]
     experts = found.loc[("key_expert_proportion", "projection/pairs/0.001", "projection/pairs/0.002")]
     assert experts["cosine"] == pytest.approx(1)
 
 
+def test_settings_are_paired_in_order_of_their_threshold_not_of_its_digits():
+    values = {at(t): [0.1, 0.3, 0.2] for t in (0.01, 0.00005, 0.002)}
+    found = sensitivity.rows(**frames(values, {}))
+    pairs = list(zip(found["setting_a"], found["setting_b"], strict=True))
+    labels = [f"projection/pairs/{t}" for t in ("5e-05", "0.002", "0.01")]
+    assert pairs == [(labels[0], labels[1]), (labels[0], labels[2]), (labels[1], labels[2])]
+
+
+@pytest.mark.parametrize(
+    ("parts", "difference"),
+    [
+        ({}, ""),
+        ({"formulation": "glu"}, "formulation"),
+        ({"selection": "neurons"}, "selection"),
+        ({"rule": "top_score"}, "rule"),
+        ({"variant": "ungated"}, "variant"),
+        ({"formulation": "glu", "threshold": 0.01}, "formulation, threshold"),
+    ],
+)
+def test_what_differs_is_named(parts, difference):
+    assert differs_in(a=at(0.001), b=at(**{"threshold": 0.001} | parts)) == difference
+
+
+def test_a_variant_of_some_checkpoints_is_compared_on_these():
+    tasks = [f"t{i}" for i in range(4)]
+    rng = np.random.default_rng(0)
+    every = {(f"c{c}", task): rng.random() for c in range(6) for task in tasks}
+    some = {cell: value + 0.1 for cell, value in every.items() if cell[0] in ("c0", "c5")}
+    values = {at(0.001): every, at(0.002): every, at(0.001, variant="ungated"): some}
+    found = sensitivity.rows(**frames(values, {})).set_index(["setting_a", "setting_b"])
+    full = found.loc[("projection/pairs/0.001", "projection/pairs/0.002")]
+    assert (full["n_cells"], full["n_clusters"], full["note"]) == (24, 6, "")
+    assert full["pearson_clustered_low"] == pytest.approx(1)
+    part = found.loc[("projection/pairs/0.001", "projection/pairs/0.001/ungated")]
+    assert (part["n_cells"], part["n_clusters"], part["differs_in"]) == (8, 2, "variant")
+    assert part["pearson"] == pytest.approx(1)
+    assert part["note"] == (
+        "2 checkpoints in common, an interval over whole ones needs 5; 16 of 24 cells lack one of the two settings"
+    )
+    assert pd.isna(part["pearson_clustered_low"])
+
+
+def test_a_gap_in_mui_takes_its_cell_out_of_the_pair():
+    values = {at(0.001): [0.1, np.nan, 0.3, 0.4, 0.2], at(0.002): [0.2, 0.9, 0.6, 0.8, 0.4]}
+    found = sensitivity.rows(**frames(values, {})).iloc[0]
+    assert (found["n_cells"], found["pearson"]) == (4, pytest.approx(1))
+
+
 def test_one_setting_has_no_pair():
-    assert len(sensitivity.rows(**frames({0.001: [0.1, 0.2]}, {0.001: [0.1, 0.2]}))) == 0
+    assert len(sensitivity.rows(**frames({at(0.001): [0.1, 0.2]}, {at(0.001): [0.1, 0.2]}))) == 0
+    assert len(sensitivity.rows(**frames({}, {}))) == 0
 
 
-def test_several_expert_thresholds_are_refused():
-    tables = frames({0.001: [0.1]}, {0.001: [0.1, 0.2]})
-    tables["key_experts"]["expert_threshold"] = [0.5, 0.6]
-    with pytest.raises(ValueError, match=r"expert thresholds \[0\.5, 0\.6\]; pass the rows of one"):
-        sensitivity.rows(**tables)
+def grid():
+    """Proportions of one setting at three η_expert."""
+    values = {0.4: [0.4, 0.5, 0.6, 0.7, 0.9], 0.6: [0.2, 0.25, 0.3, 0.35, 0.45], 0.8: [0.1, 0.0, 0.1, 0.0, 0.0]}
+    return pd.concat(
+        [cells({at(0.001): v}, "proportion").assign(expert_threshold=t) for t, v in reversed(values.items())]
+    )
+
+
+def test_settings_are_compared_at_one_expert_threshold_of_the_grid():
+    other = grid().assign(threshold=0.002)
+    other["proportion"] = [0.0, 0.1, 0.0, 0.1, 0.2, *range(5), 4, 3, 2, 1, 0]
+    other["proportion"] /= 10
+    tables = frames({}, {}) | {"key_experts": pd.concat([grid(), other])}
+    assert sensitivity.rows(**tables)["pearson"].tolist() == pytest.approx(
+        [np.corrcoef([0.2, 0.25, 0.3, 0.35, 0.45], range(5))[0, 1]]
+    )
+    assert sensitivity.rows(**tables, expert_threshold=0.4)["spearman"].tolist() == pytest.approx([-1])
+
+
+def test_an_expert_threshold_that_is_not_in_the_grid_is_refused():
+    tables = frames({}, {}) | {"key_experts": grid()}
+    with pytest.raises(ValueError, match=r"no rows at η_expert = 0\.5, only at 0\.4, 0\.6, 0\.8; ask for one of these"):
+        sensitivity.rows(**tables, expert_threshold=0.5)
+
+
+def test_expert_thresholds_are_compared_pair_by_pair():
+    found = sensitivity.expert_threshold_rows(key_experts=grid())
+    assert found["setting"].tolist() == ["projection/pairs/0.001"] * 3
+    found = found.set_index(["expert_threshold_a", "expert_threshold_b"])
+    assert list(found.index) == [(0.4, 0.6), (0.4, 0.8), (0.6, 0.8)]
+    assert found.loc[(0.4, 0.6), "pearson"] == pytest.approx(1)
+    a, b = np.array([0.4, 0.5, 0.6, 0.7, 0.9]), np.array([0.1, 0, 0.1, 0, 0])
+    assert found.loc[(0.4, 0.8), "cosine"] == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)))
+    # of 10 pairs 6 are untied in b: of these (t0, t1), (t0, t3), (t0, t4), (t2, t3), (t2, t4) fall and (t1, t2) rises
+    assert found.loc[(0.4, 0.8), "kendall"] == pytest.approx((1 - 5) / np.sqrt(10 * 6))
+
+
+def test_one_expert_threshold_has_no_pair():
+    one = grid().query("expert_threshold == 0.6")
+    assert len(sensitivity.expert_threshold_rows(key_experts=one)) == 0
+    assert len(sensitivity.expert_threshold_rows(key_experts=one.iloc[:0])) == 0
+
+
+def heat_map_table():
+    rng = np.random.default_rng(0)
+    some = [at(0.001), at(0.002), at(0.01), at(0.001, formulation="activation"), at(0.001, formulation="glu")]
+    values = {setting: rng.random(8) + np.arange(8) / 4 for setting in some}
+    proportions = {setting: rng.random(8) for setting in some}
+    return sensitivity.rows(**frames(values, proportions))
+
+
+def numbers(axes):
+    """Text of each cell of a heat map by row and column, from 0."""
+    return {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
+
+
+def test_settings_are_ordered_by_formulation_and_then_by_threshold():
+    labels = ["glu/pairs/0.001", "projection/neurons/0.001", "projection/pairs/0.01", "projection/pairs/0.002",
+              "activation/pairs/0.001", "projection/pairs/0.002/top_score", "projection/pairs/0.001/ungated",
+              "other/pairs/0.1"]  # fmt: skip
+    assert in_order(set(labels)) == [
+        "projection/pairs/0.002", "projection/pairs/0.01", "projection/pairs/0.001/ungated",
+        "projection/pairs/0.002/top_score", "projection/neurons/0.001", "glu/pairs/0.001", "activation/pairs/0.001",
+        "other/pairs/0.1",
+    ]  # fmt: skip
+
+
+def test_the_heat_map_writes_spearman_of_mui_and_the_cosine_of_proportions_into_its_cells():
+    table = heat_map_table()
+    figure = settings({"sensitivity": table}, None)
+    mui, experts = figure.axes[:2]
+    names = [label.get_text() for label in mui.get_yticklabels()]
+    assert names == in_order(set(names))
+    assert len(names) == 5
+    for row in table.to_dict("records"):
+        axes, value = (mui, row["spearman"]) if row["measure"] == "mui" else (experts, row["cosine"])
+        first, second = names.index(row["setting_a"]), names.index(row["setting_b"])
+        assert numbers(axes)[first, second] == numbers(axes)[second, first] == f"{value:.2f}"
+    assert len(mui.texts) == len(experts.texts) == 20  # none on the diagonal
+    assert "{" not in SETTINGS.caption
+
+
+def test_the_heat_map_leaves_out_what_has_no_value_and_is_vectors_only(tmp_path):
+    table = heat_map_table()
+    table.loc[0, "spearman"] = np.nan
+    figure = settings({"sensitivity": table}, None)
+    assert len(figure.axes[0].texts) == 18
+    save(figure, tmp_path / "settings.svg")
+    assert "<image" not in (tmp_path / "settings.svg").read_text()
+    only = table[table["measure"] == "mui"]
+    assert len([axes for axes in settings({"sensitivity": only}, None).axes if axes.texts]) == 1
+
+
+def test_no_pair_of_settings_has_no_heat_map():
+    with pytest.raises(NothingToShow, match="No two settings can be compared"):
+        settings({"sensitivity": heat_map_table().iloc[:0]}, None)

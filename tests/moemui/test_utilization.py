@@ -1,4 +1,4 @@
-"""MUI: rarefaction against enumeration of all subsets, Chao2 and its variance by hand, rows of a file."""
+"""MUI of a task: its rows by hand, experts against a loop over them, cells that lack something."""
 
 import itertools
 
@@ -11,147 +11,10 @@ from hypothesis import strategies as st
 from moemui.analyses import utilization
 from moemui.analyses.key_neurons import Samples, read, write
 from moemui.analyses.key_sets import KeySets
+from moemui.analyses.rarefaction import frequency_counts, mui_at
 from moemui.analyses.settings import Setting
-from moemui.analyses.utilization import (
-    absent,
-    chao2,
-    common_samples,
-    frequency_counts,
-    mui_at,
-    rarefied,
-    saturation_curve,
-)
+from moemui.analyses.utilization import common_samples, expert_mui_at
 from moemui.geometry import Geometry, Layer
-
-# Two samples {0, 1} and {1, 2} of a model of 10 neurons: Q0 = 7, Q1 = 2, Q2 = 1
-PAIR = np.array([7, 2, 1])
-
-
-def counts_of(incidence, n):
-    return frequency_counts(incidence=np.asarray(incidence), n=n)
-
-
-@st.composite
-def key_matrices(draw):
-    """Which of up to 6 neurons is key in which of up to 8 samples."""
-    n, neurons = draw(st.integers(1, 8)), draw(st.integers(1, 6))
-    return np.array(draw(st.lists(st.lists(st.booleans(), min_size=neurons, max_size=neurons), min_size=n, max_size=n)))
-
-
-@settings(max_examples=60, deadline=None)
-@given(key_matrices())
-def test_rarefaction_is_the_mean_union_over_all_subsets(matrix):
-    n, neurons = matrix.shape
-    counts = counts_of(matrix.sum(axis=0), n)
-    for m in range(1, n + 1):
-        unions = [matrix[list(chosen)].any(axis=0).sum() for chosen in itertools.combinations(range(n), m)]
-        assert rarefied(counts=counts, m=m, cap=neurons).estimate == pytest.approx(np.mean(unions), abs=1e-12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(key_matrices(), st.randoms())
-def test_rarefaction_rises_to_the_union_slows_down_and_ignores_order(matrix, shuffler):
-    n, neurons = matrix.shape
-    ms = list(range(1, n + 1))
-    curve = saturation_curve(counts=counts_of(matrix.sum(axis=0), n), ms=ms, n_neurons=neurons)["mui"].to_numpy()
-    assert curve[-1] == matrix.any(axis=0).mean()  # exact, not approximate
-    assert curve[0] == pytest.approx(matrix.mean())
-    assert (np.diff(curve) >= -1e-12).all()
-    assert (np.diff(curve, 2) <= 1e-12).all()
-    order = list(range(n))
-    shuffler.shuffle(order)
-    again = counts_of(matrix[order].sum(axis=0), n)
-    assert saturation_curve(counts=again, ms=ms, n_neurons=neurons)["mui"].tolist() == curve.tolist()
-
-
-@settings(max_examples=60, deadline=None)
-@given(key_matrices())
-def test_variance_is_never_negative_and_bands_hold_their_estimate(matrix):
-    n, neurons = matrix.shape
-    counts = counts_of(matrix.sum(axis=0), n)
-    if n == 1:
-        assert np.isnan(rarefied(counts=counts, m=1, cap=neurons).variance)
-        return
-    for m in range(1, n + 1):
-        value, error, low, high = mui_at(counts=counts, m=m, n_neurons=neurons)
-        assert error >= 0
-        assert 0 <= low <= value + 1e-12
-        assert value - 1e-12 <= high <= 1
-    asymptote = chao2(counts=counts, cap=neurons)
-    assert matrix.any(axis=0).sum() <= asymptote.estimate <= neurons
-    assert asymptote.low <= asymptote.high <= neurons
-
-
-@pytest.mark.parametrize(("n", "m"), [(10_000, 1), (10_000, 5_000), (10_000, 9_999), (3, 3)])
-def test_absence_is_a_falling_chance_at_any_size(n, m):
-    chance = absent(n=n, m=m)
-    assert (chance[0], chance[n]) == (1.0, 0.0)
-    assert (np.diff(chance) <= 0).all()
-    assert chance[1] == pytest.approx(1 - m / n)
-
-
-@pytest.mark.parametrize("m", [0, 4])
-def test_rarefaction_does_not_extrapolate(m):
-    with pytest.raises(ValueError, match=f"m is {m}; rarefaction draws 1 to n = 3"):
-        absent(n=3, m=m)
-
-
-def test_chao2_classic_by_hand():
-    # A = 1/2: 3 + ½·2²/2 = 4; variance 1·(½·2²/2 + ¼·2³ + ¼·2⁴/4) = 1 + 2 + 1; C = exp(1.96·√ln(1 + 4/1²)) = 12.0206
-    found = chao2(counts=PAIR, cap=10)
-    assert (found.estimate, found.variance) == (4.0, 4.0)
-    assert found.low == pytest.approx(3 + 1 / 12.0147, abs=1e-4)
-    assert found.high == pytest.approx(10)  # 3 + 12.01, capped
-
-
-def test_chao2_without_duplicates_is_bias_corrected():
-    # A = 2/3, Q1 = 3, Q2 = 0: 3 + ⅔·3·2/2 = 5; variance ⅔·3 + 4/9·3·25/4 − 4/9·81/(4·5) = 2 + 25/3 − 9/5
-    found = chao2(counts=np.array([90, 3, 0, 0]), cap=93)
-    assert found.estimate == pytest.approx(5)
-    assert found.variance == pytest.approx(2 + 25 / 3 - 9 / 5)
-
-
-@pytest.mark.parametrize("counts", [[8, 0, 0, 2, 0], [8, 0, 2, 0, 0], [8, 1, 0, 0, 1]])
-def test_chao2_adds_nothing_where_no_neuron_was_key_once_or_only_one_was(counts):
-    found = chao2(counts=np.array(counts), cap=10)
-    assert found.estimate == 2
-    assert 2 <= found.low <= found.high <= 10
-
-
-def test_chao2_census_by_hand():
-    # two neurons key in 3 of 4 samples: e⁻³ of each missed; variance 2(e⁻³ − e⁻⁶) − (3·2·e⁻³)²/4
-    found = chao2(counts=np.array([8, 0, 0, 2, 0]), cap=10)
-    missed = np.exp(-3)
-    variance = 2 * (missed - missed**2) - (6 * missed) ** 2 / 4
-    assert found.variance == pytest.approx(variance)
-    assert found.high == pytest.approx((2 + 1.959964 * np.sqrt(variance)) / (1 - missed), abs=1e-5)
-
-
-def test_chao2_of_nothing_is_nothing_and_one_sample_is_refused():
-    assert chao2(counts=np.array([5, 0, 0]), cap=5) == (0.0, 0.0, 0.0, 0.0)
-    with pytest.raises(ValueError, match="Chao2 needs two samples or more, found 1"):
-        chao2(counts=np.array([5, 2]), cap=7)
-
-
-def test_variance_by_hand():
-    # α₁ = C(1,1)/C(2,1) = ½, α₂ = 0, S_est = 4: S(1) = 2, σ² = ¼·2 + 1 − 4/4; S(2) = 3, σ² = 3 − 9/4
-    assert rarefied(counts=PAIR, m=1, cap=10) == (2.0, 0.5)
-    assert rarefied(counts=PAIR, m=2, cap=10) == (3.0, 0.75)
-    # with the estimate capped at 3 neurons nothing is left to find: σ²(2) = 3 − 9/3
-    assert rarefied(counts=np.array([0, 2, 1]), m=2, cap=3) == (3.0, 0.0)
-
-
-@pytest.mark.parametrize(("redrawn", "chances", "ratio"), [(True, (20, 300), 1.0), (False, (1, 8), 0.5)])
-def test_variance_against_repeated_studies(redrawn, chances, ratio):
-    """Right where the neurons' chances are drawn too, as Colwell et al. see it; cautious where they are fixed."""
-    generator = np.random.default_rng(3)
-    chance, found = generator.beta(*chances, size=300), []
-    for _ in range(500):
-        chance = generator.beta(*chances, size=300) if redrawn else chance
-        incidence = (generator.random((40, 300)) < chance).sum(axis=0)
-        found.append(rarefied(counts=counts_of(incidence, 40), m=20, cap=300))
-    estimates, variances = np.array(found).T
-    assert estimates.var(ddof=1) / variances.mean() == pytest.approx(ratio, rel=0.2)
 
 
 def test_mui_is_a_share_of_all_neurons():
@@ -162,14 +25,12 @@ def test_mui_is_a_share_of_all_neurons():
         utilization.mui(n_key=0, n_neurons=0)
 
 
-def test_a_neuron_can_not_be_key_in_more_samples_than_there_are():
-    with pytest.raises(ValueError, match="key in 3 samples, but there are only 2"):
-        counts_of([3], 2)
-
-
-def test_common_samples_skips_empty_cells():
-    assert common_samples([200, 40, 0]) == 40
-    assert common_samples([0]) is None
+@pytest.mark.parametrize(
+    ("counts", "m"),
+    [([200, 40, 0], 40), ([200, 40, 1, 9], 40), ([9, 4, 1], 4), ([1, 0], 1), ([0], None), ([], None)],
+)
+def test_common_samples_is_not_lowered_by_cells_with_hardly_any(counts, m):
+    assert common_samples(counts) == m
 
 
 # One layer of two routed experts of 3 neurons and a shared one of 4; layer 3 of the model.
@@ -179,7 +40,7 @@ PROJECTION = Setting("projection", "pairs", 0.1)
 
 @pytest.fixture
 def file(tmp_path):
-    def make(geometry=MIXED, correct=(1, 0, 1), lists=((0, 6), (0, 7), ())):
+    def make(geometry=MIXED, correct=(1, 0, 1), lists=((0, 6), (0, 7), ()), incomplete=0):
         indptr = np.concatenate([[0], np.cumsum([len(own) for own in lists])]).astype(np.int64)
         n = len(lists)
         path = tmp_path / "key_neurons.h5"
@@ -197,6 +58,7 @@ def file(tmp_path):
             ),
             sets={PROJECTION: KeySets(indptr, np.array([u for own in lists for u in own], dtype=np.int32))},
             routed_tokens=np.zeros((len(geometry.layers), geometry.layers[0].routed), dtype=np.int64),
+            incomplete={PROJECTION: incomplete},
         )
         return read(path)
 
@@ -278,3 +140,68 @@ def test_saturation_points_are_few_and_hold_both_ends():
     assert (points[0], points[-1]) == (1, 10_000)
     assert len(points) <= 40
     assert utilization.saturation_points(0) == []
+
+
+def test_noise_over_samples_by_hand(file):
+    # {0, 6}, {0, 7}, {} at m = 1: 2, 2 and 0 neurons; the jackknife is a mean's variance: s²/n = (4/3)/3 = 4/9
+    found = rows(file(), {"all": 1}).loc["all"]
+    assert found["mui_at_m_sample_se"].tolist()[:3] == pytest.approx([2 / 3 / 10, 1 / 3 / 6, 1 / 3 / 4])
+    total = found.loc["total"]
+    assert total["mui_at_m"] == pytest.approx(4 / 30)
+    # Student's t of 2 degrees of freedom: 4.3027
+    assert total["mui_at_m_sample_high"] == pytest.approx(4 / 30 + 4.3027 * 2 / 30, abs=1e-5)
+    assert total["mui_at_m_sample_low"] == 0.0
+    assert pd.isna(found.loc["layer", "mui_at_m_sample_se"])
+
+
+def test_identical_samples_vary_in_nothing(file):
+    found = rows(file(lists=((0, 6), (0, 6), (0, 6))), {"all": 3, "correct": 2}).loc[("all", "total")]
+    assert (found["mui"], found["mui_at_m"], found["chao2"]) == (0.2, 0.2, 0.2)
+    assert found[["mui_at_m_se", "mui_at_m_sample_se"]].tolist() == [0.0, 0.0]
+    assert found["note"] == ""
+
+
+def test_sets_that_may_lack_neurons_say_so_in_every_row(file):
+    made = file(incomplete=2)
+    note = "2 of 3 sample × layer cells reach the end of what is stored, so sets are lower bounds"
+    found = rows(made, {"all": 3})
+    assert found.loc["all", "note"].unique().tolist() == [note]
+    assert found.loc["correct", "note"].unique().tolist() == [f"no common m; {note}"]
+    curve = utilization.saturation_rows(key_neurons=made, tokens=None, order=0)
+    assert curve["note"].unique().tolist() == [note]
+
+
+def test_experts_over_their_own_neurons_by_hand(file):
+    # experts of 3, 3 and 4 neurons; neuron 0 in two of three samples, 6 and 7 in one each
+    sets = file().sets(*PROJECTION)
+    found = expert_mui_at(sets=sets, geometry=MIXED, m=2)
+    # of two samples the first expert's neuron is always in one, the shared expert's two in 2/3 each
+    assert found.estimate.tolist() == pytest.approx([1 / 3, 0.0, (2 / 3 + 2 / 3) / 4])
+    # shared: Q1 = 2, Q2 = 0, Chao2 = 2 + (2/3)·2·1/2 = 8/3; variance 2·(2/3)² − (4/3)²/(8/3) = 8/9 − 2/3 = 2/9
+    assert found.se.tolist() == pytest.approx([0.0, 0.0, np.sqrt(2 / 9) / 4])
+    assert found.low[1] == found.high[1] == 0.0
+    assert expert_mui_at(sets=sets, geometry=MIXED, m=3).estimate.tolist() == pytest.approx([1 / 3, 0.0, 2 / 4])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 9), st.data())
+def test_experts_at_once_are_each_expert_alone(seed, n, data):
+    geometry = Geometry((Layer(0, 3, 0, 2, 0, 1), Layer(2, 2, 2, 4, 3, 1)))
+    m = data.draw(st.integers(1, n))
+    generator = np.random.default_rng(seed)
+    matrix = generator.random((n, geometry.neurons)) < generator.random(geometry.neurons)
+    sets = KeySets(np.concatenate([[0], np.cumsum(matrix.sum(axis=1))]), np.nonzero(matrix)[1])
+    found = np.array(expert_mui_at(sets=sets, geometry=geometry, m=m)).T
+    for expert, (first, end) in enumerate(itertools.pairwise(geometry.expert_offsets)):
+        counts = frequency_counts(incidence=matrix[:, first:end].sum(axis=0), n=n)
+        alone = mui_at(counts=counts, m=m, n_neurons=int(end - first))
+        assert found[expert].tolist() == pytest.approx(list(alone), abs=1e-7)
+
+
+def test_experts_of_one_sample_have_no_interval_and_none_can_be_drawn_from_nothing(file):
+    one = file(correct=(1,), lists=((0, 6),)).sets(*PROJECTION)
+    found = expert_mui_at(sets=one, geometry=MIXED, m=1)
+    assert found.estimate.tolist() == pytest.approx([1 / 3, 0.0, 1 / 4])
+    assert np.isnan([found.se, found.low, found.high]).all()
+    with pytest.raises(ValueError, match="m is 1; rarefaction draws 1 to n = 0"):
+        expert_mui_at(sets=file(correct=(), lists=()).sets(*PROJECTION), geometry=MIXED, m=1)

@@ -55,7 +55,8 @@ def test_a_task_mistake_costs_no_model(script, checkpoint, tmp_path, monkeypatch
     given = {"checkpoint": checkpoint, "data": [], "responses": [], "batch_size": 2, "loading": {}, "chat": CHAT}
     if script is mask_neurons:
         tables = {"masking": tmp_path / "a.parquet", "masking_effect": tmp_path / "b.parquet"}
-        given |= {"key_neurons": [], "setting": ["projection", "pairs", 0.001], "seeds": 2, "seed": 0, **tables}
+        given |= {"key_neurons": [], "settings": [["projection", "pairs", 0.001]], "seeds": 2, "seed": 0, **tables}
+        given |= {"counting": {"alignment": "next_token", "eos": "exclude", "max_batch_tokens": 64}}
     with pytest.raises(ValueError, match="task t names sayy, which lm_eval does not know"):
         script.main(tasks={"t": {**entry(tmp_path), "lm_eval": "sayy"}}, progress=lambda *_: None, **given)
     assert loads == []

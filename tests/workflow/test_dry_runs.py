@@ -30,7 +30,8 @@ def test_the_default_is_the_embedded_study(project):
 def test_every_stage_is_a_target_of_its_own_name(project):
     stages = [
         "checkpoints", "responses", "contributions", "key_neurons", "utilization", "experts", "enrichment",
-        "sensitivity", "masking", "dynamics", "report", "tracking",
+        "sensitivity", "masking", "threshold_selection", "comparisons", "dynamics", "diversity", "laws",
+        "diagnostics", "report", "tracking",
     ]  # fmt: skip
     run = snakemake(project, *stages, "-n", "--configfile", "config/smoke.yaml")
     assert run.returncode == 0, run.stdout[-2000:]
@@ -48,9 +49,11 @@ def test_every_shard_is_a_job_and_a_record(project):
 
     one, _ = planned(1)
     three, output = planned(3)
-    assert one["contributions_synthetic"] == 6
-    sharded = {f"contributions_synthetic-{number}-of-3": 6 for number in (1, 2, 3)}
-    assert three == {rule: count for rule, count in one.items() if rule != "contributions_synthetic"} | sharded
+    # every checkpoint under the main options, each model's first and last without gate weighting
+    whole = {"contributions_synthetic": 6, "contributions_synthetic_no_gate": 4}
+    assert whole.items() <= one.items()
+    sharded = {f"{rule}-{number}-of-3": count for rule, count in whole.items() for number in (1, 2, 3)}
+    assert three == {rule: count for rule, count in one.items() if rule not in whole} | sharded
     assert "records/smoke-olmoe/step-0/contributions_synthetic-2-of-3.json" in output
 
 

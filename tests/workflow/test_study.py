@@ -37,9 +37,36 @@ def test_thresholds_follow_the_main_one_and_masking_may_be_off():
     config["contributions"] = {"thresholds": [0.01]}
     config["analysis"] = {"threshold": 0.01}
     study = Study(config)
-    assert study["analysis"]["curve_threshold"] == study["masking"]["threshold"] == 0.01
-    config["masking"] = {"checkpoints": "none", "threshold": 0.5}
+    assert study["analysis"]["curve_threshold"] == 0.01
+    assert study["masking"]["thresholds"] == [0.01]
+    config["masking"] = {"checkpoints": "none", "thresholds": [0.5]}
     assert Study(config).masked_checkpoints() == {}
+
+
+def test_an_automatic_threshold_masks_all_stored_ones_and_needs_two():
+    config = copy.deepcopy(VALID)
+    config["analysis"] = {"threshold": "auto"}
+    study = Study(config)
+    assert study.chooses_threshold()
+    assert study["masking"]["thresholds"] == [0.0008, 0.001, 0.002]
+    assert study.main_settings() == [["projection", "pairs", "auto", "topk", "main"]]
+    assert ["glu", "pairs", 0.0008, "topk", "main"] in study.settings()
+    config["masking"] = {"checkpoints": "none"}
+    with pytest.raises(StudyError, match=r"a threshold is auto, and masking\.thresholds is \[\]"):
+        Study(config)
+
+
+def test_a_variant_changes_its_options_and_is_scored_at_the_main_setting():
+    config = copy.deepcopy(VALID)
+    config["models"]["m"]["checkpoints"] = [{"name": name, "revision": "main"} for name in "abc"]
+    config["contributions"] = {"variants": {"v": {"alignment": "same_token"}, "w": {"head": "final_norm"}}}
+    config["contributions"]["variants"]["w"]["checkpoints"] = "all"
+    study = Study(config)
+    main, changed = study.scoring(), study.scoring("v")
+    assert {key for key in main if main[key] != changed[key]} == {"alignment", "formulations", "selections"}
+    assert (changed["formulations"], changed["selections"]) == (["projection"], ["pairs"])
+    assert study.scoring() == Study(VALID).scoring()  # a variant more is no forward pass more for the main options
+    assert (study.variant_checkpoints("v", "m"), study.variant_checkpoints("w", "m")) == (["a", "c"], ["a", "b", "c"])
 
 
 def test_shards_and_chunks_are_no_matter_of_scoring():
@@ -83,11 +110,16 @@ def test_a_chat_model_is_asked_as_the_study_says():
 def test_settings_change_one_thing_at_a_time():
     config = copy.deepcopy(VALID)
     config["contributions"] = {"thresholds": [0.001, 0.01], "formulations": ["projection", "glu"]}
+    config["contributions"]["variants"] = {"no_gate": {"gate_weighting": False}}
     config["analysis"] = {"curve_threshold": 0.01}
+    config["key_neurons"] = {"top_score": [0.5], "global_topk": [0.01]}
     assert sorted(Study(config).settings()) == [
-        ["glu", "pairs", 0.001], ["glu", "pairs", 0.01],
-        ["projection", "neurons", 0.001], ["projection", "neurons", 0.01],
-        ["projection", "pairs", 0.001], ["projection", "pairs", 0.01],
+        ["glu", "pairs", 0.001, "topk", "main"], ["glu", "pairs", 0.01, "topk", "main"],
+        ["projection", "neurons", 0.001, "topk", "main"], ["projection", "neurons", 0.01, "topk", "main"],
+        ["projection", "pairs", 0.001, "topk", "main"], ["projection", "pairs", 0.001, "topk", "no_gate"],
+        ["projection", "pairs", 0.01, "global_topk", "main"],
+        ["projection", "pairs", 0.01, "topk", "main"], ["projection", "pairs", 0.01, "topk", "no_gate"],
+        ["projection", "pairs", 0.5, "top_score", "main"],
     ]  # fmt: skip
 
 
@@ -119,6 +151,11 @@ def change(path, value):
         (("contributions", "alignment"), "last", r"contributions.alignment: found 'last'; allowed are \['next_token'"),
         (("contributions", "formulations"), ["glu"], r"analysis.formulation: found 'projection'; contributions stores"),
         (("analysis", "threshold"), 0.01, r"analysis.threshold: found 0.01; contributions stores"),
+        (("analysis", "threshold"), "best", r"analysis.threshold: found 'best'; allowed is a share .* or auto"),
+        (("masking", "thresholds"), [0.5], r"masking.thresholds: found 0.5; contributions stores \[0.0008"),
+        (("key_neurons", "global_topk"), [0.5], r"key_neurons.global_topk: found 0.5; contributions stores"),
+        (("contributions", "variants"), {"v": {}}, r"variants.v: found \{\}; allowed is at least one of alignment"),
+        (("contributions", "variants"), {"main": {"eos": "include"}}, r"variants: found 'main', which the workf"),
         (("contributions", "selections"), ["pair"], r"selections.0: found 'pair'; allowed are .*'per_token'"),
         (("contributions", "shards"), 0, r"contributions.shards: found 0; allowed is .*'minimum': 1"),
         (("contributions", "chunk_samples"), 0, r"contributions.chunk_samples: found 0; allowed is .*'minimum': 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -11,6 +12,19 @@ from statsmodels.stats.proportion import proportion_confint
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))  # 1.96
+
+
+class Change(NamedTuple):
+    """A difference after − before with its 95 % interval; NaN where it is not known."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether difference and interval are there."""
+        return not np.isnan(self).any()
 
 
 def wilson(*, successes: int, trials: int) -> tuple[float, float]:

@@ -2,6 +2,30 @@
 
 Everything after this file is set algebra. A setting is (formulation, selection, threshold, rule, variant); a sample's
 key set is the union over layers, as flat neuron numbers of `Geometry`.
+
+The file holds numbers and UTF-8 text alone, gzip the only filter, so that any language with HDF5 reads it:
+
+    /                                 attributes schema_version, n_samples: int64; model, checkpoint, task, variant:
+                                      text; geometry, options: JSON text
+    samples/id, samples/domain        text   (sample,)
+    samples/correct                   int8   (sample,)                1 correct, 0 not, −1 not graded
+    samples/response_tokens           int32  (sample,)
+    routing/tokens                    int64  (layer, routed expert)   response tokens, summed over samples
+    sets/{rule}/{formulation}/{selection}/{threshold}
+                                      attributes formulation, selection, rule: text; threshold: float64; incomplete:
+                                      int64, cells (sample × layer) whose sets may lack neurons; k, with rule topk:
+                                      int64 (layer,), the ranked entries taken of each layer
+        indptr                        int64  (sample + 1,)            where each sample's neurons begin
+        neurons                       int32 or int64  (entry,)        flat numbers from 0, ascending in a sample
+
+Sample s's key set, both counted from 0, is neurons[indptr[s]] up to but without neurons[indptr[s + 1]]. In R:
+
+    library(rhdf5)
+    group <- "sets/topk/projection/pairs/0.001/"
+    indptr <- h5read("key_neurons.h5", paste0(group, "indptr"), bit64conversion = "double")
+    neurons <- h5read("key_neurons.h5", paste0(group, "neurons"))
+    sample <- rep(seq_along(diff(indptr)), diff(indptr))
+    incidence <- table(neurons)  # q_u of every neuron that is key in some sample
 """
 
 from __future__ import annotations
@@ -62,6 +86,35 @@ class Samples:
         """Number of samples."""
         return len(self.id)
 
+    def where(
+        self,
+        *,
+        correct: bool | None = None,
+        domain: str | None = None,
+        min_tokens: int | None = None,
+        max_tokens: int | None = None,
+    ) -> np.ndarray:
+        """The samples that fit all that is given, as a mask for `KeySets`: bool, (samples,); all of them for nothing.
+
+        correct: True those answered correctly, False those that are not; samples that are not graded are neither.
+        domain: a domain of the task. min_tokens, max_tokens: of the response, both included.
+        Raises ValueError, naming the domains, for one that no sample has, and for a range of tokens that holds none.
+        """
+        mask = np.ones(self.n, dtype=bool)
+        if correct is not None:
+            mask &= self.correct == int(correct)
+        if domain is not None:
+            if domain not in (found := sorted(set(self.domain))):
+                raise ValueError(f"no sample is of the domain {domain!r}; domains: {', '.join(found)}")
+            mask &= np.asarray(self.domain == domain, dtype=bool)
+        if min_tokens is not None and max_tokens is not None and min_tokens > max_tokens:
+            raise ValueError(f"no response has {min_tokens} tokens or more and {max_tokens} or fewer; widen the range")
+        if min_tokens is not None:
+            mask &= self.response_tokens >= min_tokens
+        if max_tokens is not None:
+            mask &= self.response_tokens <= max_tokens
+        return mask
+
     @property
     def task_domain(self) -> str:
         """The domain of all samples, `mixed` where they have several, empty without samples."""
@@ -101,6 +154,23 @@ def write(
             f"routed_tokens has shape {routed_tokens.shape}; "
             f"it must be ({len(geometry.layers)} layers, {routed} experts)"
         )
+    cells = samples.n * len(geometry.layers)
+    for setting, count in (incomplete or {}).items():
+        if setting not in sets or not 0 <= count <= cells:
+            raise ValueError(
+                f"{Setting(*setting).label}: {count} incomplete cells; there are {cells} cells in each of the settings "
+                f"{', '.join(labels)}"
+            )
+    for raw, key_sets in sets.items():
+        setting = Setting(*raw)
+        if key_sets.n_samples != samples.n:
+            raise ValueError(f"{setting.label}: sets of {key_sets.n_samples} samples, but the task has {samples.n}")
+        if setting.variant != variant:
+            raise ValueError(f"{setting.label}: this file is of the variant {variant}; write it to another file")
+        try:
+            key_sets.check(geometry.neurons)
+        except ValueError as error:
+            raise ValueError(f"{setting.label}: {error}") from error
     with h5py.File(path, "w") as file:
         file.attrs.update(
             schema_version=SCHEMA_VERSION,
@@ -120,10 +190,6 @@ def write(
         file.create_dataset("routing/tokens", data=np.asarray(routed_tokens, dtype=np.int64))
         for raw, key_sets in sets.items():
             setting = Setting(*raw)
-            if key_sets.n_samples != samples.n:
-                raise ValueError(f"{setting.label}: sets of {key_sets.n_samples} samples, but the task has {samples.n}")
-            if setting.variant != variant:
-                raise ValueError(f"{setting.label}: this file is of the variant {variant}; write it to another file")
             group = file.create_group(_where(setting))
             group.attrs.update(
                 formulation=setting.formulation,

@@ -1,8 +1,6 @@
-"""MUI with its saturation curve, confidence band and asymptote (SPEC section 4).
+"""MUI of a task: total, routed, shared, by layer and by expert, at its own and at a common number of samples (SPEC 4).
 
-A union grows with the number of samples n, so MUI is reported at a common number of samples m too. All that is needed
-is q_u, the number of samples in which neuron u is key (`KeySets.incidence`), and of it only Q_k, how many neurons have
-q_u = k. Sources: Hurlbert 1971; Chao 1987; Colwell et al. 2012 (J. Plant Ecology 5:3–21).
+The statistics stand in `rarefaction`; here they meet the model's geometry and become rows of tables.
 """
 
 from __future__ import annotations
@@ -12,16 +10,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from moemui.analyses.intervals import Z
+from moemui.analyses.differences import paired_mui
+from moemui.analyses.intervals import CONFIDENCE, Z
 from moemui.analyses.key_neurons import KeyNeurons
 from moemui.analyses.key_sets import KeySets
+from moemui.analyses.rarefaction import (
+    absent,
+    chao2,
+    frequency_counts,
+    mui_at,
+    saturation_curve,
+    unseen,
+)
 from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry
 from moemui.tables.table import conform
 from moemui.tables.utilization import SATURATION, UTILIZATION
 
 ONE_SAMPLE = "one sample: no interval and no asymptote"
+# Fewer samples than this don't lower the common m: one task with one correct answer would leave no other comparable.
+LEAST = 10
 
 
 def mui(*, n_key: int, n_neurons: int) -> float:
@@ -31,119 +41,42 @@ def mui(*, n_key: int, n_neurons: int) -> float:
     return n_key / n_neurons
 
 
-def frequency_counts(*, incidence: np.ndarray, n: int) -> np.ndarray:
-    """Q_k, the number of neurons that are key in exactly k of n samples, k = 0..n: int64, (n + 1,).
+class ExpertMui(NamedTuple):
+    """Expected MUI of every expert at m samples, its standard error and 95 % interval: float64, (experts,), 0..1."""
 
-    incidence: q_u of the scope's neurons. Raises ValueError where a q_u exceeds n.
+    estimate: np.ndarray
+    se: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def expert_mui_at(*, sets: KeySets, geometry: Geometry, m: int) -> ExpertMui:
+    """`mui_at` of every expert over its own neurons, all in one pass: MUI_e(m) = Σ_{u∈e} (1 − α_{q_u}) / width of e.
+
+    At m = n it is expert MUI itself (SPEC section 5). An expert that no sample uses has 0, 0, 0, 0: no neuron of it is
+    known to be ever key. Standard error and interval are NaN with a single sample.
+    Raises ValueError unless 1 ≤ m ≤ n, and as `KeySets.incidence` for sets of another geometry.
     """
-    if len(incidence) and int(incidence.max()) > n:
-        raise ValueError(f"a neuron is key in {int(incidence.max())} samples, but there are only {n}")
-    return np.bincount(incidence, minlength=n + 1)
+    n, widths = sets.n_samples, np.diff(geometry.expert_offsets)
+    incidence = sets.incidence(geometry.neurons)
+    used = np.flatnonzero(incidence)  # few of a model's neurons, so nothing below is of the model's size
+    often, expert = incidence[used], geometry.expert_of(used)
+    present = (1.0 - absent(n=n, m=m))[often]
 
+    def per_expert(values: np.ndarray) -> np.ndarray:
+        # without a key neuron bincount gives integers, whatever the weights
+        return np.bincount(expert, weights=values, minlength=geometry.experts).astype(float)
 
-def absent(*, n: int, m: int) -> np.ndarray:
-    """α_k = C(n−k, m) / C(n, m): the chance that m of n samples miss all k that hold a neuron: float64, (n + 1,).
-
-    A running product of (n−m−i)/(n−i): exact 0 from k = n−m+1 on, no factorials, no overflow.
-    Raises ValueError unless 1 ≤ m ≤ n.
-    """
-    if not 1 <= m <= n:
-        raise ValueError(f"m is {m}; rarefaction draws 1 to n = {n} samples")
-    steps = np.arange(n, dtype=float)
-    return np.concatenate([[1.0], np.cumprod(np.maximum(n - m - steps, 0.0) / (n - steps))])
-
-
-class Rarefied(NamedTuple):
-    """Expected number of key neurons of m samples and its variance (NaN with a single sample)."""
-
-    estimate: float
-    variance: float
-
-
-def rarefied(*, counts: np.ndarray, m: int, cap: int) -> Rarefied:
-    """S(m) = Σ_k (1 − α_k) Q_k and σ²(m) = Σ_k (1 − α_k)² Q_k − S(m)²/S_est, S_est being Chao2 (capped).
-
-    The unconditional variance of Colwell et al. 2012, eq. 5: samples, and how likely each neuron is key, are seen as
-    drawn from all there could be, so it is above 0 at m = n too. Where the neurons stay the same and only the samples
-    vary, as between task sets on one model, it is cautious (twice the true one with chances from Beta(1, 8)).
-    counts: Q_k, k = 0..n. cap: neurons of the scope. The estimate lies in 0..cap; 0 without key neurons.
-    """
-    n = len(counts) - 1
-    present = 1.0 - absent(n=n, m=m)
-    estimate = float(present @ counts)
+    expected, squares = per_expert(present), per_expert(present**2)
+    estimate = expected / widths
     if n < 2:
-        return Rarefied(estimate, float("nan"))
-    asymptote = chao2(counts=counts, cap=cap).estimate
-    if asymptote == 0:
-        return Rarefied(0.0, 0.0)
-    return Rarefied(estimate, max(0.0, float(present**2 @ counts) - estimate**2 / asymptote))
-
-
-class Chao2(NamedTuple):
-    """Estimated number of neurons that would ever be key, its variance and its 95 % interval."""
-
-    estimate: float
-    variance: float
-    low: float
-    high: float
-
-
-def chao2(*, counts: np.ndarray, cap: int) -> Chao2:
-    """Chao2 with A = (n−1)/n: S_obs + A·Q1²/(2·Q2) where Q1, Q2 > 0, else S_obs + A·Q1(Q1−1)/(2(Q2+1)).
-
-    A lower bound of the richness by construction. Variance and log-normal interval after Chao 1987, as in EstimateS
-    and SpadeR; where nothing is added to S_obs, their interval for a complete census. All of it at most `cap`, the
-    neurons of the scope. counts: Q_k, k = 0..n. Raises ValueError for n < 2: one sample says nothing about a second.
-    """
-    n = len(counts) - 1
-    if n < 2:
-        raise ValueError(f"Chao2 needs two samples or more, found {n}")
-    observed, q1, q2, a = float(counts[1:].sum()), float(counts[1]), float(counts[2]), (n - 1) / n
-    if q1 > 0 and q2 > 0:
-        ratio = q1 / q2
-        added = a * q1**2 / (2 * q2)
-        variance = q2 * (a * ratio**2 / 2 + a**2 * ratio**3 + a**2 * ratio**4 / 4)
-    elif q1 > 1:
-        added = a * q1 * (q1 - 1) / 2
-        variance = a * q1 * (q1 - 1) / 2 + a**2 * q1 * (2 * q1 - 1) ** 2 / 4 - a**2 * q1**4 / (4 * (observed + added))
-    else:
-        return _census(counts, observed, cap)
-    estimate = observed + added
-    spread = np.exp(Z * np.sqrt(np.log1p(variance / added**2)))
-    low, high = observed + added / spread, observed + added * spread
-    return Chao2(min(estimate, cap), float(variance), min(float(low), cap), min(float(high), cap))
-
-
-def _census(counts: np.ndarray, observed: float, cap: int) -> Chao2:
-    """Chao2 where Q1 adds nothing: S_obs, with e^−k as the chance to have missed a neuron that is key k times."""
-    if observed == 0:
-        return Chao2(0.0, 0.0, 0.0, 0.0)
-    k = np.arange(1, len(counts))
-    missed = np.exp(-k) * counts[1:]
-    variance = max(0.0, float((missed - np.exp(-2 * k) * counts[1:]).sum() - (k * missed).sum() ** 2 / len(k)))
-    seen = 1 - missed.sum() / observed
-    low = max(observed, (observed - Z * np.sqrt(variance)) / seen)
-    high = (observed + Z * np.sqrt(variance)) / seen
-    return Chao2(min(observed, cap), variance, min(float(low), cap), min(float(high), cap))
-
-
-def mui_at(*, counts: np.ndarray, m: int, n_neurons: int) -> tuple[float, float, float, float]:
-    """Expected MUI of m samples, its standard error and its 95 % normal interval kept within 0..1.
-
-    Standard error and interval are NaN with a single sample.
-    """
-    estimate, variance = rarefied(counts=counts, m=m, cap=n_neurons)
-    value, error = estimate / n_neurons, float(np.sqrt(variance)) / n_neurons
-    return value, error, float(np.maximum(value - Z * error, 0)), float(np.minimum(value + Z * error, 1))
-
-
-def saturation_curve(*, counts: np.ndarray, ms: Sequence[int], n_neurons: int) -> pd.DataFrame:
-    """MUI(m) with its 95 % band at each m of `ms`: columns m, mui, low, high (NaN with a single sample)."""
-    rows = []
-    for m in ms:
-        value, _, low, high = mui_at(counts=counts, m=m, n_neurons=n_neurons)
-        rows.append((m, value, low, high))
-    return pd.DataFrame(rows, columns=["m", "mui", "low", "high"])
+        gap = np.full(geometry.experts, np.nan)
+        return ExpertMui(estimate, gap, gap, gap)
+    added = unseen(q1=per_expert(often == 1), q2=per_expert(often == 2), n=n)
+    asymptote = np.minimum(np.bincount(expert, minlength=geometry.experts) + added, widths)
+    variance = squares - np.divide(expected**2, asymptote, out=np.zeros_like(expected), where=asymptote > 0)
+    error = np.sqrt(np.maximum(variance, 0.0)) / widths
+    return ExpertMui(estimate, error, np.maximum(estimate - Z * error, 0.0), np.minimum(estimate + Z * error, 1.0))
 
 
 def saturation_points(n: int, points: int = 25) -> list[int]:
@@ -152,23 +85,39 @@ def saturation_points(n: int, points: int = 25) -> list[int]:
 
 
 def common_samples(counts: Iterable[int]) -> int | None:
-    """The common m of many cells: the smallest of their numbers of samples above 0; None where there is none.
+    """The common m of many cells: the smallest of their numbers of samples that is LEAST or more.
 
-    Cells without samples can't be compared at any m and have no MUI, so they don't lower it.
+    Where no cell has as many, the smallest from 2 on; then 1; None where no cell has samples. A cell below the m found
+    can't be compared at it, and its row says so.
     """
-    return min((n for n in counts if n > 0), default=None)
+    listed = sorted(counts)
+    return next((n for least in (LEAST, 2, 1) for n in listed if n >= least), None)
 
 
-def _scopes(geometry: Geometry) -> list[tuple[str, int | None, np.ndarray]]:
-    """(scope, layer index, mask of neurons) of every scope that has neurons."""
+def incomplete(key_neurons: KeyNeurons, setting: Setting) -> str:
+    """A note where a setting's sets may lack neurons, because a cell's stored scores end before its rule does."""
+    cut, cells = key_neurons.incomplete[setting], key_neurons.samples.n * len(key_neurons.geometry.layers)
+    if not cut:
+        return ""
+    return f"{cut} of {cells} sample × layer cells reach the end of what is stored, so sets are lower bounds"
+
+
+class _Scope(NamedTuple):
+    """Some of the model's neurons: the scope's name, its layer's index, and where they stand."""
+
+    name: str
+    layer: int | None
+    neurons: slice | np.ndarray
+
+
+def _scopes(geometry: Geometry) -> list[_Scope]:
+    """Every scope that has neurons: total, routed, shared, and each layer."""
     shared = geometry.neuron_is_shared
-    found: list[tuple[str, int | None, np.ndarray]] = [("total", None, np.ones(geometry.neurons, dtype=bool))]
-    found += [(name, None, mask) for name, mask in (("routed", ~shared), ("shared", shared)) if mask.any()]
-    for position, layer in enumerate(geometry.layers):
-        mask = np.zeros(geometry.neurons, dtype=bool)
-        mask[geometry.layer_offsets[position] : geometry.layer_offsets[position + 1]] = True
-        found.append(("layer", layer.index, mask))
-    return found
+    found = [_Scope("total", None, slice(None))]
+    found += [_Scope(name, None, mask) for name, mask in (("routed", ~shared), ("shared", shared)) if mask.any()]
+    # slices: a mask a layer would take layers × neurons bytes, 1.7 GB for DeepSeek-V3
+    layers = zip(geometry.layers, geometry.layer_offsets[:-1], geometry.layer_offsets[1:], strict=True)
+    return found + [_Scope("layer", layer.index, slice(first, end)) for layer, first, end in layers]
 
 
 def rows(
@@ -183,17 +132,21 @@ def rows(
 
     common_m: m for `all` and for `correct`, see `common_samples`; None or absent leaves the comparison out, with a
     note. A scope without neurons (shared of a routed-only model) has no row. A cell without samples keeps its row,
-    with n_samples 0, no MUI and a note.
+    with n_samples 0, no MUI and a note. Where sets may lack neurons, every row of the setting has a note.
     """
-    samples, records = key_neurons.samples, []
+    samples, geometry, records = key_neurons.samples, key_neurons.geometry, []
     masks = {"all": np.ones(samples.n, dtype=bool), "correct": samples.correct == 1}
-    scopes = _scopes(key_neurons.geometry)
+    scopes = _scopes(geometry)
     for setting in key_neurons.among(settings):
-        sets = key_neurons.sets(*setting)
+        stored = key_neurons.sets(*setting)
         for name, mask in masks.items():
-            n = int(mask.sum())
-            incidence = sets.incidence(key_neurons.geometry.neurons, mask)
-            for scope, layer, neurons in scopes:
+            n, m = int(mask.sum()), common_m.get(name)
+            sets = stored if mask.all() else stored.subset(mask)
+            incidence = sets.incidence(geometry.neurons)
+            noise = _noise(sets, geometry, m) if m is not None and n >= max(m, 2) else {}
+            for scope in scopes:
+                counts = frequency_counts(incidence=incidence[scope.neurons], n=n)
+                measured = _measures(counts, m, name) | noise.get(scope.name, {})
                 records.append(
                     {
                         "model": key_neurons.model,
@@ -204,32 +157,57 @@ def rows(
                         "domain": samples.task_domain,
                         **setting._asdict(),
                         "samples": name,
-                        "scope": scope,
-                        "layer": layer,
+                        "scope": scope.name,
+                        "layer": scope.layer,
                         "n_samples": n,
                         "n_response_tokens": int(samples.response_tokens[mask].sum()),
-                        "n_neurons": int(neurons.sum()),
-                        **_measures(frequency_counts(incidence=incidence[neurons], n=n), common_m.get(name), name),
+                        "n_neurons": int(counts.sum()),
+                        **measured,
+                        "note": "; ".join(filter(None, [measured["note"], incomplete(key_neurons, setting)])),
                     }
                 )
     return UTILIZATION.frame(records)
 
 
+def _noise(sets: KeySets, geometry: Geometry, m: int) -> dict[str, dict[str, float]]:
+    """Standard error and interval of MUI(m) over samples, for the scopes total, routed and shared that have neurons.
+
+    Routed and shared neurons are two cells of the same samples, whose sum is the total.
+    """
+    shared = geometry.neuron_is_shared
+    masks = {name: mask for name, mask in (("routed", ~shared), ("shared", shared)) if mask.any()}
+    parts = [sets] if len(masks) == 1 else [_within(sets, mask) for mask in masks.values()]
+    found = paired_mui(cells=parts, n_neurons=[geometry.neurons] * len(parts), m=m)
+    every = np.ones(len(parts))
+    weights = {"total": every} | {name: every * (np.arange(len(parts)) == i) for i, name in enumerate(masks)}
+    t = float(stats.t.ppf(0.5 + CONFIDENCE / 2, sets.n_samples - 1))
+    noise = {}
+    for name, weight in weights.items():
+        scale = geometry.neurons / int(masks[name].sum()) if name in masks else 1.0
+        value = scale * float(weight @ found.estimates)
+        error = scale * float(np.sqrt(max(0.0, weight @ found.covariance @ weight)))
+        ends = {"se": error, "low": max(value - t * error, 0.0), "high": min(value + t * error, 1.0)}
+        noise[name] = {f"mui_at_m_sample_{end}": number for end, number in ends.items()}
+    return noise
+
+
+def _within(sets: KeySets, mask: np.ndarray) -> KeySets:
+    """The key neurons under a mask (neurons,); numbers of neurons stay."""
+    inside = mask[sets.neurons]
+    return KeySets(np.concatenate([[0], np.cumsum(inside)])[sets.indptr], sets.neurons[inside])
+
+
 def _measures(counts: np.ndarray, m: int | None, samples: str) -> dict[str, Any]:
-    """The measured columns of a `utilization` row; what can't be had is missing, with a note."""
+    """The measured columns of a `utilization` row, without the noise over samples; a gap has a note."""
     n, n_neurons = len(counts) - 1, int(counts.sum())
     gap = np.nan
     record: dict[str, Any] = {
         "n_key": None,
         "mui": gap,
         "common_m": m,
-        "mui_at_m": gap,
-        "mui_at_m_low": gap,
-        "mui_at_m_high": gap,
-        "mui_at_m_se": gap,
-        "chao2": gap,
-        "chao2_low": gap,
-        "chao2_high": gap,
+        **dict.fromkeys(("mui_at_m", "mui_at_m_low", "mui_at_m_high", "mui_at_m_se"), gap),
+        **dict.fromkeys(("mui_at_m_sample_se", "mui_at_m_sample_low", "mui_at_m_sample_high"), gap),
+        **dict.fromkeys(("chao2", "chao2_low", "chao2_high"), gap),
         "q1": None,
         "q2": None,
         "note": "",
@@ -262,7 +240,10 @@ def saturation_rows(
     settings: Sequence[Setting] | None = None,
     points: int = 25,
 ) -> pd.DataFrame:
-    """The rows of one task in the table `saturation`: MUI(m) over all samples, total scope; none without samples."""
+    """The rows of one task in the table `saturation`: MUI(m) over all samples, total scope; none without samples.
+
+    The last m is n itself. The band is Colwell's, see `rarefaction` for what it leaves out.
+    """
     geometry, n, records = key_neurons.geometry, key_neurons.samples.n, []
     for setting in key_neurons.among(settings):
         sets: KeySets = key_neurons.sets(*setting)
@@ -277,7 +258,7 @@ def saturation_rows(
                 task=key_neurons.task,
                 **setting._asdict(),
                 n_samples=n,
-                note=ONE_SAMPLE if n < 2 else "",
+                note="; ".join(filter(None, [ONE_SAMPLE if n == 1 else "", incomplete(key_neurons, setting)])),
             )
         )
     table = SATURATION

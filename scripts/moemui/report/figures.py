@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from moemui.report import figures_experts, views
+from moemui.report import figures_diversity, figures_experts, figures_laws, figures_sensitivity, views
 from moemui.report.figure_style import (
     COLOURS,
     DASHES,
@@ -48,8 +48,8 @@ TRAJECTORIES = FigureSpec(
     "trajectories",
     "Accuracy and MUI over training",
     "Accuracy (upper panel of each pair) and MUI ({curves}, lower panel) over the checkpoints in training order, for "
-    "the mean over tasks and every task. Bands: 95 % intervals (accuracy: Wilson; MUI: Colwell et al. 2012). Hollow: "
-    "the untrained checkpoint, whose MUI is an artefact of initialisation.",
+    "the mean over tasks and every task. Bands: 95 % intervals (accuracy: Wilson; MUI: jackknife over samples). "
+    "Hollow: the untrained checkpoint, whose MUI is an artefact of initialisation.",
     "Pairs of line charts, accuracy above MUI, over training checkpoints: first the mean over tasks, then each task.",
     ("performance", "utilization", "phases"),
 )
@@ -171,8 +171,11 @@ FIGURES: dict[str, tuple[FigureSpec, Callable[[Tables, Choice], Figure]]] = {
         (figures_experts.KEY_EXPERTS, figures_experts.key_experts),
         (figures_experts.TOP_EXPERTS, figures_experts.top_experts),
         (figures_experts.ENRICHMENT, figures_experts.enrichment),
-        (figures_experts.SENSITIVITY, figures_experts.sensitivity),
+        (figures_sensitivity.SETTINGS, figures_sensitivity.settings),
         (figures_experts.MASKING, figures_experts.masking),
+        (figures_diversity.DIVERSITY, figures_diversity.diversity),
+        (figures_laws.UTILITY_LAW, figures_laws.utility_law),
+        (figures_laws.DECAY, figures_laws.utilization_decay),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The figures of experts, enrichment, sensitivity and masking, each drawn from tables alone."""
+"""The figures of experts, enrichment and masking, each drawn from tables alone."""
 
 from __future__ import annotations
 
@@ -70,21 +70,13 @@ ENRICHMENT = FigureSpec(
     "Forest plot of odds ratios on a logarithmic axis by model and task set, last checkpoint beside the untrained one.",
     ("enrichment",),
 )
-SENSITIVITY = FigureSpec(
-    "sensitivity",
-    "Does the setting change the picture?",
-    "Correlation between settings over all model × checkpoint × task cells: Pearson above the diagonal, Spearman "
-    "below. Settings are formulation/selection/threshold. Intervals are in the table.",
-    "Heat maps of correlations between settings, one for MUI and one for the share of key experts.",
-    ("sensitivity",),
-)
 MASKING = FigureSpec(
     "masking",
     "What masking costs",
-    "Accuracy lost when the key neurons ({masking}) are set to zero, and when as many random neurons of the same "
-    "layers and experts are (mean over seeds), with 95 % intervals (paired bootstrap over samples), at each model's "
-    "last checkpoint.",
-    "Dot plots, one panel a model, of the accuracy lost by masking key and random neurons on each task.",
+    "Accuracy lost when the key neurons ({masking}) are set to zero, when as many random neurons of the same layers "
+    "and experts are, and when random ones are that are switched on about as often (means over seeds), with 95 % "
+    "intervals (paired bootstrap over samples), at each model's last checkpoint.",
+    "Dot plots, one panel a model, of the accuracy lost by masking key neurons and two random controls on each task.",
     ("masking_effect", "masking"),
 )
 
@@ -179,6 +171,7 @@ def enrichment(tables: Tables, choice: Choice) -> Figure:
     Raises NothingToShow where no row can be tested, for instance where no model has shared experts.
     """
     rows = views.enrichment(tables["enrichment"], choice).dropna(subset=["odds_ratio_corrected"])
+    rows = rows[(rows["n_tasks"] == 1) | (rows["task_set"] == "all")]  # pairs are many, and are in the table
     if rows.empty:
         raise NothingToShow(
             "No model has shared and routed experts of which some are key and some are not, so there is no odds ratio."
@@ -208,56 +201,24 @@ def enrichment(tables: Tables, choice: Choice) -> Figure:
 
 
 @styled
-def sensitivity(tables: Tables, choice: Choice) -> Figure:
-    """Correlations between all pairs of settings, a heat map a measure. Table: sensitivity."""
-    rows = tables["sensitivity"].dropna(subset=["pearson", "spearman"])
-    if rows.empty:
-        raise NothingToShow(
-            "No two settings can be correlated: that takes two settings and three model × checkpoint × task cells."
-        )
-    measures = views.names(rows, "measure")
-    settings = sorted(set(rows["setting_a"]) | set(rows["setting_b"]))
-    side = min(DOUBLE / 2, 1.6 + 0.28 * len(settings))
-    figure = Figure(figsize=(side * len(measures) + 0.7, side))
-    grid = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
-    lowest = min(0.9, float(np.floor(10 * rows[["pearson", "spearman"]].min().min()) / 10))
-    for axes, measure in zip(grid, measures, strict=True):
-        matrix = np.full((len(settings), len(settings)), np.nan)
-        for row in rows[rows["measure"] == measure].to_dict("records"):
-            first, second = sorted(settings.index(row[name]) for name in ("setting_a", "setting_b"))
-            matrix[first, second], matrix[second, first] = row["pearson"], row["spearman"]
-        # not imshow, which would put a bitmap into the SVG
-        mesh = axes.pcolormesh(matrix, cmap=HEAT, vmin=lowest, vmax=1)
-        axes.set(aspect="equal", ylim=(len(settings), 0))
-        axes.grid(False)
-        axes.set_title(measure.replace("_", " "))
-        axes.set_xticks(np.arange(len(settings)) + 0.5, settings, rotation=90)
-        axes.set_yticks(np.arange(len(settings)) + 0.5, settings)
-        for spot, value in np.ndenumerate(matrix):
-            if len(settings) <= SMALLEST_CELL and np.isfinite(value):
-                dark = value > lowest + 0.6 * (1 - lowest)
-                axes.text(spot[1] + 0.5, spot[0] + 0.5, f"{value:.2f}", ha="center", va="center", fontsize=6,
-                          color="white" if dark else "black")  # fmt: skip
-    bar = figure.colorbar(mesh, ax=list(grid), label="correlation", shrink=0.8)
-    if bar.solids is not None:
-        bar.solids.set_rasterized(False)
-    return figure
-
-
-@styled
 def masking(tables: Tables, choice: Choice) -> Figure:
     """Accuracy lost under key and random masking, by task, a panel a model. Table: masking_effect."""
-    rows = views.at(tables["masking_effect"], choice.masking, "masking_effect").dropna(subset=["loss_key"])
-    if rows.empty:
+    every = views.at(tables["masking_effect"], choice.masking, "masking_effect").dropna(subset=["loss_key"])
+    if every.empty:
         raise NothingToShow("Masking was measured on no task that is graded.")
-    models, tasks = views.names(rows, "model"), views.names(rows, "task")
+    by_control = {control: every[every["control"] == control] for control in ("expert", "frequency")}
+    models, tasks = views.names(every, "model"), views.names(every, "task")
     columns = min(3, max(2, len(models)))
     figure = Figure(figsize=(DOUBLE, 0.5 + (0.5 + 0.2 * len(tasks)) * -(-len(models) // columns)))
-    conditions = {"key": (COLOURS[1], "s", -0.16, "key neurons"), "random": (GREY, "o", 0.16, "random neurons")}
+    conditions = (
+        ("key", "expert", COLOURS[1], "s", -0.24, "key neurons"),
+        ("random", "expert", GREY, "o", 0.0, "random neurons of the same experts"),
+        ("random", "frequency", COLOURS[0], "D", 0.24, "the same, switched on about as often"),
+    )
     for axes, model in zip(panels(figure, len(models), columns, sharey=True, sharex=True), models, strict=True):
-        own = rows[rows["model"] == model]
-        place = np.array([tasks.index(task) for task in own["task"]])
-        for name, (colour, marker, shift, _) in conditions.items():
+        for name, control, colour, marker, shift, _ in conditions:
+            own = by_control[control][by_control[control]["model"] == model]
+            place = np.array([tasks.index(task) for task in own["task"]])
             value, low, high = (own[f"loss_{name}{end}"].to_numpy() for end in ("", "_low", "_high"))
             axes.errorbar(
                 value, place + shift, xerr=np.maximum([value - low, high - value], 0), fmt=marker, color=colour,
@@ -266,13 +227,14 @@ def masking(tables: Tables, choice: Choice) -> Figure:
         axes.axvline(0, color="black", linewidth=0.7)
         axes.set_yticks(range(len(tasks)), tasks)
         axes.set_ylim(len(tasks) - 0.5, -0.5)
-        axes.set(title=f"{model}, {own['checkpoint'].iloc[0]}", xlabel="accuracy lost")
+        checkpoint = every.loc[every["model"] == model, "checkpoint"].iloc[0]
+        axes.set(title=f"{model}, {checkpoint}", xlabel="accuracy lost")
         percent(axes, "x")
     entries = {
         label: Line2D([], [], color=colour, marker=marker, linestyle="none")
-        for colour, marker, _, label in conditions.values()
+        for _, _, colour, marker, _, label in conditions
     }
-    legend(figure, entries, columns=2)
+    legend(figure, entries, columns=3)
     return figure
 
 

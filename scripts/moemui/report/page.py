@@ -15,7 +15,6 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from moemui.analyses import published
 from moemui.report import views
 from moemui.report.figures import FIGURES
 from moemui.report.findings import findings
@@ -28,7 +27,12 @@ from moemui.tables.table import Column
 TEMPLATES = Path(__file__).with_name("templates")
 ROWS = 30  # rows of a table on the page
 NARROW = 300.0  # points; a figure up to this width fits a phone as it is
-NEEDED = {table for spec, _ in FIGURES.values() for table in spec.tables}
+# The findings read tables that no figure shows.
+NEEDED = {table for spec, _ in FIGURES.values() for table in spec.tables} | {
+    "change_points", "coactivation_summary", "comparisons", "diagnostics", "diversity_effect", "expert_overlap",
+    "exposure", "phase_divergence", "published", "published_agreement", "specialization_summary", "top_composition",
+    "threshold_selection",
+}  # fmt: skip
 VERDICTS = {
     "agrees": "agrees with the paper",
     "disagrees": "disagrees with the paper",
@@ -73,7 +77,7 @@ def write_report(
         figures=[_figure(name, svg, choice) for name, svg in figures.items()],
         left_out=[(FIGURES[name][0].title, reason) for name, reason in left_out.items()],
         limits=limits(tables, choice),
-        published=_published(tables, choice),
+        published=_published(tables["published"]),
         tables=[_preview(name, tables[name], files.get(name, ())) for name in TABLES if name in tables],
         provenance=provenance,
     )
@@ -148,16 +152,17 @@ def _glance(tables: Mapping[str, pd.DataFrame], choice: Choice) -> list[dict[str
     return rows
 
 
-def _published(tables: Mapping[str, pd.DataFrame], choice: Choice) -> list[dict[str, str]]:
+def _published(table: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
-            "model": str(row["model"]),
+            "model": " ".join(filter(None, [str(row["published_model"]), str(row["expert"])])),
             "task": str(row["task"]),
             "metric": str(row["metric"]).replace("_", " "),
             "published": percent(float(row["published"])),
-            "own": percent(views.Estimate(row["own"], row["low"], row["high"])),
+            "own": percent(estimate(row, "own")),
+            "ranks": f"{row['published_rank']} and {row['own_rank']}",
         }
-        for _, row in published.beside(tables, choice).iterrows()
+        for _, row in table.iterrows()
     ]
 
 

@@ -117,12 +117,19 @@ def total_mui(utilization: pd.DataFrame, setting: Setting) -> pd.DataFrame:
 def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice) -> pd.DataFrame:
     """Accuracy and MUI (at the common m) of every model × checkpoint × task, and of the mean over tasks.
 
+    MUI has its interval over samples (jackknife), which holds what it says also where neurons come together.
+
     Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_tasks. The mean
     is taken over the tasks that have both values at every checkpoint of the model, so that its steps compare the same
     tasks; a model without such a task has no mean. Raises NothingToShow where the tables have no rows.
     """
     mui = total_mui(tables["utilization"], choice.curves).rename(
-        columns={"mui_at_m": "mui", "mui_at_m_low": "mui_low", "mui_at_m_high": "mui_high", "mui": "mui_all"}
+        columns={
+            "mui_at_m": "mui",
+            "mui_at_m_sample_low": "mui_low",
+            "mui_at_m_sample_high": "mui_high",
+            "mui": "mui_all",
+        }
     )
     if tables["performance"].empty:
         raise NothingToShow("The table performance is empty.")
@@ -204,4 +211,5 @@ def differing(sensitivity: pd.DataFrame, measure: str, part: int) -> pd.DataFram
     rows = sensitivity[sensitivity["measure"] == measure]
     pairs = zip(rows["setting_a"].map(Setting.parse), rows["setting_b"].map(Setting.parse), strict=True)
     wanted = [place == part for place in range(len(Setting._fields))]
-    return rows[[[x != y for x, y in zip(a, b, strict=True)] == wanted for a, b in pairs]]
+    mask = [[x != y for x, y in zip(a, b, strict=True)] == wanted for a, b in pairs]
+    return rows[np.array(mask, dtype=bool)]  # an empty list would select columns

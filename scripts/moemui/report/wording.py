@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
+from moemui.analyses.settings import Setting
 from moemui.report.views import Estimate
 
 
@@ -18,6 +21,15 @@ def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0) ->
     if not missing and number.low == number.high:
         return f"{value}{unit} (the same in every resample)"  # no certainty: a threshold that no resample crosses
     return f"{value}{unit} {'(no interval)' if missing else f'[{low}, {high}]'}"
+
+
+def decimal(number: Estimate | float, decimals: int = 2) -> str:
+    """A plain number with its decimals; an estimate with its interval in brackets, or without any."""
+    if isinstance(number, float):
+        return _number(number, decimals)
+    missing = not np.isfinite([number.low, number.high]).all()
+    ends = ", ".join(_number(end, decimals) for end in (number.low, number.high))
+    return f"{_number(number.value, decimals)} {'(no interval)' if missing else f'[{ends}]'}"
 
 
 def points(number: Estimate | float) -> str:
@@ -53,3 +65,26 @@ def estimate(row: pd.Series, name: str) -> Estimate:
 def count(number: int, noun: str) -> str:
     """A number with its noun: 1 task, 2 tasks."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """a; a and b; a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def sentence(note: str) -> str:
+    """A table's note as a sentence: capital first, one full stop at its end."""
+    return f"{note[:1].upper()}{note[1:].rstrip('.')}." if note else ""
+
+
+def key_in_words(setting: Setting) -> str:
+    """What is key at a setting, and its label."""
+    share = f"{100 * setting.threshold:g} %"
+    words = {
+        "topk": f"up to {share} of a layer's neurons key in a sample",
+        "global_topk": f"up to {share} of the model's neurons key in a sample",
+        "top_score": f"neurons with {share} or more of the layer's highest score key",
+    }[setting.rule]
+    if setting.selection == "per_token":
+        words = words.replace("in a sample", "at a token")
+    return f"{words} ({setting.label})"

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from moemui.tables import dynamics, enrichment, experts, masking, sensitivity, training, utilization
+from moemui.tables import (
+    comparisons,
+    diversity,
+    dynamics,
+    enrichment,
+    experts,
+    laws,
+    masking,
+    published,
+    sensitivity,
+    threshold_selection,
+    training,
+    utilization,
+)
 from moemui.tables.table import Table
 
 TABLES: dict[str, Table] = {
@@ -12,13 +25,35 @@ TABLES: dict[str, Table] = {
         utilization.PERFORMANCE,
         utilization.UTILIZATION,
         utilization.SATURATION,
+        comparisons.COMPARISONS,
         experts.EXPERT_FREQUENCY,
         experts.KEY_EXPERTS,
+        experts.EXPERT_OVERLAP,
+        experts.EXPERTS_SHARED,
+        experts.SPECIALIZATION,
+        experts.SPECIALIZATION_SUMMARY,
+        experts.COACTIVATION,
+        experts.COACTIVATION_SUMMARY,
         enrichment.ENRICHMENT,
+        enrichment.EXPOSURE,
+        enrichment.TOP_COMPOSITION,
         sensitivity.SENSITIVITY,
+        sensitivity.EXPERT_THRESHOLD_SENSITIVITY,
         masking.MASKING,
         masking.MASKING_EFFECT,
+        threshold_selection.THRESHOLD_SELECTION,
         dynamics.PHASES,
+        dynamics.PHASE_DIVERGENCE,
+        dynamics.CHANGE_POINTS,
+        diversity.DIVERSITY,
+        diversity.DIVERSITY_EFFECT,
+        laws.UTILITY_LAW,
+        laws.UTILITY_CURVE,
+        laws.DECAY,
+        laws.DECAY_CURVE,
+        laws.DIAGNOSTICS,
+        published.PUBLISHED,
+        published.PUBLISHED_AGREEMENT,
     )
 }
 

@@ -1,4 +1,4 @@
-"""Tables: mUI, its dependence on the number of samples, and performance."""
+"""Tables: MUI, its dependence on the number of samples, and performance."""
 
 from __future__ import annotations
 
@@ -67,10 +67,27 @@ UTILIZATION = Table(
         count("n_neurons", "neurons of the scope, MUI's denominator", "neurons"),
         Column("n_key", "Int64", "neurons", "neurons that are key in at least one sample", nullable=True),
         number("mui", "n_key / n_neurons; missing where there is no sample", "share"),
-        Column("common_m", "Int64", "samples", "m, the number of samples all cells are compared at", nullable=True),
+        Column(
+            "common_m",
+            "Int64",
+            "samples",
+            "m, the number of samples at which the model's cells are compared; cells with fewer have no MUI at m",
+            nullable=True,
+        ),
         number("mui_at_m", "expected MUI of m of the samples (exact rarefaction)", "share"),
         *interval("mui_at_m", "mui_at_m (Colwell et al. 2012, normal, kept within 0..1)", "share"),
-        number("mui_at_m_se", "standard error of mui_at_m (Colwell et al. 2012)", "share"),
+        number("mui_at_m_se", "standard error of mui_at_m (Colwell et al. 2012: independent neurons)", "share"),
+        *(
+            Column(f"mui_at_m_sample_{name}", "float64", "share", meaning, nullable=True, needs_note=False)
+            for name, meaning in (
+                (
+                    "se",
+                    "standard error of mui_at_m over samples (jackknife); missing by layer, or where mui_at_m_se is",
+                ),
+                ("low", "lower end of the 95 % interval of mui_at_m over samples (Student's t), kept within 0..1"),
+                ("high", "upper end of the 95 % interval of mui_at_m over samples (Student's t), kept within 0..1"),
+            )
+        ),
         number("chao2", "Chao2 asymptote of MUI, at most 1", "share"),
         *interval("chao2", "chao2 (log-normal)", "share"),
         Column("q1", "Int64", "neurons", "neurons that are key in exactly one sample", nullable=True),
@@ -93,8 +110,12 @@ SATURATION = Table(
         N_SAMPLES,
         count("m", "number of samples drawn of the n", "samples"),
         number("mui", "expected MUI of m samples (exact rarefaction)", "share", nullable=False),
-        number("low", "lower end of the 95 % band (Colwell et al. 2012); missing with a single sample", "share"),
-        number("high", "upper end of the 95 % band; missing with a single sample", "share"),
+        number(
+            "low",
+            "lower end of the 95 % band (Colwell et al. 2012: independent neurons); missing with one sample",
+            "share",
+        ),
+        number("high", "upper end of the 95 % band; missing with one sample", "share"),
         NOTE,
     ),
     ("model", "checkpoint", "task", *SETTING_KEY, "m"),

@@ -1,0 +1,148 @@
+"""Sentences on MUI, its differences, its phases and its saturation say what the tables hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moemui.report import findings_phases, findings_utilization
+from moemui.report.finding import Finding
+from moemui.report.views import NothingToShow
+
+
+def text(finding: Finding) -> str:
+    assert finding.caveat
+    return " ".join(finding.sentences)
+
+
+def test_utilization_gives_means_with_intervals_over_samples(study_tables, choice):
+    finding = findings_utilization.utilization(study_tables, choice)
+    said = text(finding)
+    # accuracy of the last checkpoint: 150, 160 and 170 of 200
+    assert "tiny-olmoe at step-00800: mean accuracy 80.0 % [76.5, 82.8] and mean MUI 27.5 % [" in said
+    row = study_tables["utilization"].query(
+        "model == 'tiny-olmoe' and order == 3 and task == 'addition' and scope == 'total' and threshold == 0.01"
+    ).iloc[0]  # fmt: skip
+    ends = f"[{100 * row['mui_at_m_sample_low']:.1f}, {100 * row['mui_at_m_sample_high']:.1f}]"
+    assert f"lowest on addition ({100 * row['mui_at_m']:.1f} % {ends})" in said
+    assert "MUI of 200 samples a task" in finding.caveat
+    assert "up to 1 % of a layer's neurons key in a sample (projection/pairs/0.01)" in finding.caveat
+
+
+def test_utilization_without_an_interval_says_so(study_tables, choice):
+    study_tables["utilization"][["mui_at_m_sample_low", "mui_at_m_sample_high"]] = np.nan
+    assert "mean MUI 27.5 % (no interval)" in text(findings_utilization.utilization(study_tables, choice))
+
+
+def test_comparisons_are_counted_and_means_given(study_tables, choice):
+    study_tables["comparisons"] = study_tables["comparisons"].iloc[::-1]  # the order of rows means nothing
+    finding = findings_utilization.comparisons(study_tables, choice)
+    said = text(finding)
+    # of three tasks, brackets is never shown to differ; the untrained checkpoint is left out: 2 models × 2 earlier ones
+    assert (
+        "two models on a task, MUI differs significantly in 2 of 3 comparisons; no difference is shown in the" in said
+    )
+    assert "earlier trained checkpoint on a task, MUI differs significantly in 8 of 12 comparisons" in said
+    assert "two tasks at a model's last checkpoint, MUI differs significantly in 0 of 2 comparisons" in said
+    assert "tiny-deepseek against tiny-olmoe: 10.0 points [5.0, 15.0], significantly higher." in said
+    assert "tiny-olmoe at step-00800 against step-00400: 10.0 points [5.0, 15.0], significantly higher." in said
+    assert "step-00000" not in said
+    assert "MUI of 100 samples" in finding.caveat
+
+
+def test_comparisons_that_are_not_shown_are_called_so(study_tables, choice):
+    study_tables["comparisons"]["verdict"] = "no difference shown"
+    finding = findings_utilization.comparisons(study_tables, choice)
+    said = " ".join(finding.sentences)
+    assert "significantly higher" not in said
+    assert said.count("no difference shown.") == 3
+    assert "differs significantly in 0 of 12" in said
+
+
+def test_many_means_are_counted_in_place_of_listed(study_tables, choice):
+    assert len(findings_utilization._of_means(study_tables["comparisons"].query("task_a == 'mean'"), 3)) == 3
+    rows = study_tables["comparisons"].query("task_a == 'mean'")
+    assert findings_utilization._of_means(rows, 2) == [
+        "Of 3 differences of means over tasks, between models and from the checkpoint before the last, 3 are "
+        "significant; the table comparisons lists them."
+    ]
+
+
+def test_comparisons_without_a_verdict_are_missing(study_tables, choice):
+    study_tables["comparisons"]["verdict"] = ""
+    with pytest.raises(NothingToShow, match="No two cells have the samples"):
+        findings_utilization.comparisons(study_tables, choice)
+
+
+def test_phases_are_counted_and_the_order_of_the_mean_is_judged(study_tables, choice):
+    finding = findings_phases.phases(study_tables, choice)
+    assert "of 6 steps of single tasks, 3 Accumulating, 3 Evolving, 0 Coarsening, 0 Collapsing, 0 Flat" in text(finding)
+    assert "mean over tasks goes Accumulating → Evolving" in text(finding)
+    assert "shows this order in 2 of 2 models, contradicts it in 0, and leaves it undecided in 0" in text(finding)
+    assert finding.verdict == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("course", "said", "verdict"),
+    [
+        (("Accumulating", "Flat"), "in 0 of 2 models, contradicts it in 0, and leaves it undecided in 2", "undecided"),
+        (("Flat", "Flat"), "in 0 of 2 models, contradicts it in 0, and leaves it undecided in 2", "undecided"),
+        (("Evolving", "Accumulating"), "in 0 of 2 models, contradicts it in 2, and leaves", "disagrees"),
+        (("Accumulating", "Coarsening"), "in 0 of 2 models, contradicts it in 2, and leaves", "disagrees"),
+    ],
+)
+def test_phases_against_the_paper(study_tables, choice, course, said, verdict):
+    table = study_tables["phases"]
+    for order, phase in zip((1, 2), course, strict=True):
+        table.loc[(table["task"] == "mean") & (table["from_order"] == order), "phase"] = phase
+    finding = findings_phases.phases(study_tables, choice)
+    assert said in text(finding)
+    assert finding.verdict == verdict
+
+
+def test_a_turn_has_its_p_and_intervals_and_is_undecided_without(study_tables, choice):
+    said = text(findings_phases.phases(study_tables, choice))
+    assert (
+        "tiny-olmoe: the slope of the mean MUI changes at step-00400 (p = 0.001), 95 % interval step-00100 to "
+        "step-00400: −10.0 points [−12.0, −8.0] a checkpoint before, 10.0 points [8.0, 12.0] after."
+    ) in said
+    assert "tiny-deepseek: no change of slope of the mean MUI is shown (p = 0.600)." in said
+    table = study_tables["change_points"]
+    table["low_order"] = table["high_order"]
+    assert "the same in at least 95 % of the resamples" in text(findings_phases.phases(study_tables, choice))
+    table["p_no_change"], table["note"] = np.nan, "fewer than 4 trained checkpoints"
+    said = text(findings_phases.phases(study_tables, choice))
+    assert "turn of the mean MUI: not measured. Fewer than 4 trained checkpoints." in said
+
+
+def test_what_the_mean_hides_is_said(study_tables, choice):
+    assert (
+        "tiny-olmoe: 2 of 6 steps of single tasks are in another phase than the mean, Flat included; the mean hides an "
+        "Accumulating task beside an Evolving one in 1 of its 2 steps."
+    ) in text(findings_phases.phases(study_tables, choice))
+    for name in ("phase_divergence", "change_points"):
+        study_tables[name] = study_tables[name].head(0)
+    assert "hides" not in text(findings_phases.phases(study_tables, choice))
+
+
+def test_no_step_with_a_phase_is_missing(study_tables, choice):
+    study_tables["phases"]["phase"] = ""
+    with pytest.raises(NothingToShow, match="No step between two trained checkpoints has a phase"):
+        findings_phases.phases(study_tables, choice)
+
+
+@pytest.mark.parametrize(
+    ("seen", "ends", "expected"),
+    [
+        (0.30, (0.40, 0.50), "has not saturated on 1 of 1 task, has on 0, undecided on 0"),
+        (0.30, (0.301, 0.31), "has not saturated on 0 of 1 task, has on 1, undecided on 0"),
+        (0.30, (0.301, 0.40), "has not saturated on 0 of 1 task, has on 0, undecided on 1"),
+    ],
+)
+def test_saturation_takes_the_whole_interval(study_tables, choice, seen, ends, expected):
+    table = study_tables["utilization"].query("model == 'tiny-olmoe' and order == 3 and task == 'facts'").copy()
+    table[["mui", "chao2", "chao2_low", "chao2_high"]] = [seen, *np.mean([ends], axis=1), *ends]
+    said = text(findings_utilization.saturation({"utilization": table}, choice))
+    assert expected in said
+    assert "30.0 % of the neurons are key in its 200 samples (a count, so without an interval)" in said
+    assert f"at least {100 * np.mean(ends):.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}] would be" in said
