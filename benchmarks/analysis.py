@@ -24,10 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 import numpy as np
 
-from moemui.analyses import experts, key_neurons, utilization
-from moemui.analyses.selection import select
-from moemui.analyses.settings import Setting
+from moemui.experts import key_experts as experts
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
+from moemui.key_neurons.selection import select
+from moemui.key_neurons.settings import Setting
+from moemui.mui import utilization
 
 ROUNDS = 3
 SAMPLES, SETTING = 10_000, Setting("projection", "pairs", 0.002)

@@ -36,6 +36,6 @@ rule laws:
         expert_setting=STUDY.expert_setting(),
         expert_threshold=STUDY["analysis"]["expert_threshold"],
         seed=STUDY["seed"],
-        code=digest("fit_laws", "moemui/analyses/published_figures.csv"),
+        code=digest("fit_laws", "moemui/laws/published_figures.csv"),
     script:
         "../scripts/fit_laws.py"

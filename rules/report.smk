@@ -56,7 +56,7 @@ rule report:
         code=digest(
             "write_report",
             "moemui/report/templates/report.html.j2",
-            "moemui/analyses/published_figures.csv",
+            "moemui/laws/published_figures.csv",
         ),
     script:
         "../scripts/write_report.py"

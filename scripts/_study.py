@@ -140,7 +140,7 @@ class Study:
         return AUTO in (self["analysis"]["threshold"], self["analysis"]["curve_threshold"])
 
     def _setting(self, threshold: float | str, **other: Any) -> list[Any]:
-        """Formulation, selection, threshold, rule, variant, as moemui.analyses.settings.Setting takes them."""
+        """Formulation, selection, threshold, rule, variant, as moemui.key_neurons.settings.Setting takes them."""
         analysis = {"rule": "topk", "variant": MAIN, **self["analysis"], **other}
         return [analysis["formulation"], analysis["selection"], threshold, analysis["rule"], analysis["variant"]]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses.threshold_selection import ALL_MODELS, rows
+from moemui.checks.threshold_selection import ALL_MODELS, rows
 from moemui.tables import table as tables
 from moemui.tables.masking import MASKING_EFFECT
 from moemui.tables.sensitivity import SENSITIVITY

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses import enrichment as fisher_tests
-from moemui.analyses import exposure as regressions
-from moemui.analyses import top_experts
+from moemui.experts import enrichment as fisher_tests
+from moemui.experts import exposure as regressions
+from moemui.experts import top_experts
 from moemui.tables import table as tables
 from moemui.tables.enrichment import ENRICHMENT, EXPOSURE, TOP_COMPOSITION
 from moemui.tables.experts import EXPERT_FREQUENCY

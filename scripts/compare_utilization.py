@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses import key_neurons as files
-from moemui.analyses.comparisons import KINDS, rows
-from moemui.analyses.threshold_selection import shown
+from moemui.checks.threshold_selection import shown
+from moemui.key_neurons import files
+from moemui.mui.comparisons import KINDS, rows
 from moemui.tables import table as tables
 from moemui.tables.comparisons import COMPARISONS
 

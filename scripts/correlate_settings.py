@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses.sensitivity import expert_threshold_rows, rows
+from moemui.checks.sensitivity import expert_threshold_rows, rows
 from moemui.tables import table as tables
 from moemui.tables.experts import KEY_EXPERTS
 from moemui.tables.sensitivity import EXPERT_THRESHOLD_SENSITIVITY, SENSITIVITY

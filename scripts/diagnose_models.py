@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses.diagnostics import rows
-from moemui.analyses.threshold_selection import shown
+from moemui.checks.threshold_selection import shown
+from moemui.laws.diagnostics import rows
 from moemui.tables import table as tables
 from moemui.tables.dynamics import PHASES
 from moemui.tables.experts import KEY_EXPERTS

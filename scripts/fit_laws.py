@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses import decay as decays
-from moemui.analyses import key_neurons as files
-from moemui.analyses import laws
-from moemui.analyses import published as figures
-from moemui.analyses.threshold_selection import shown
+from moemui.checks.threshold_selection import shown
+from moemui.key_neurons import files
+from moemui.laws import decay as decays
+from moemui.laws import laws
+from moemui.laws import published as figures
 from moemui.tables import laws as law_tables
 from moemui.tables import published as published_tables
 from moemui.tables import table as tables

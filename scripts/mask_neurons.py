@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 
 from _job import run
-from moemui.analyses import key_neurons as files
-from moemui.analyses.masking import by_layer, masks
-from moemui.analyses.masking_effects import Condition, rows
-from moemui.analyses.settings import Setting
 from moemui.answers import harness
 from moemui.answers.responses import read_responses, reference_nll, verdicts
+from moemui.checks.masking import by_layer, masks
+from moemui.checks.masking_effects import Condition, rows
+from moemui.key_neurons import files
+from moemui.key_neurons.settings import Setting
 from moemui.models import checkpoints
 from moemui.scores.activation_frequency import activity
 from moemui.scores.contributions import Options, Sample, Scorer

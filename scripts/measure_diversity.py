@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from _job import run
-from moemui.analyses import key_neurons as files
-from moemui.analyses.diversity import rows
-from moemui.analyses.lexical import text_of
-from moemui.analyses.threshold_selection import shown
 from moemui.answers.responses import read_responses
+from moemui.checks.threshold_selection import shown
+from moemui.diversity.diversity import rows
+from moemui.diversity.lexical import text_of
+from moemui.key_neurons import files
 from moemui.tables import table as tables
 from moemui.tables.diversity import DIVERSITY, DIVERSITY_EFFECT
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from _job import run
-from moemui.analyses import key_neurons as files
-from moemui.analyses.experts import rows
-from moemui.analyses.settings import Setting
-from moemui.analyses.utilization import common_samples
+from moemui.experts.key_experts import rows
+from moemui.key_neurons import files
+from moemui.key_neurons.settings import Setting
+from moemui.mui.utilization import common_samples
 from moemui.tables import table as tables
 from moemui.tables.experts import EXPERT_FREQUENCY, KEY_EXPERTS
 

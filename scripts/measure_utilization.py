@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 
 from _job import run
-from moemui.analyses import key_neurons as files
-from moemui.analyses.performance import row as performance_row
-from moemui.analyses.settings import MAIN, Setting
-from moemui.analyses.utilization import common_samples, rows, saturation_rows
+from moemui.key_neurons import files
+from moemui.key_neurons.settings import MAIN, Setting
+from moemui.mui.performance import row as performance_row
+from moemui.mui.utilization import common_samples, rows, saturation_rows
 from moemui.tables import table as tables
 from moemui.tables.utilization import PERFORMANCE, SATURATION, UTILIZATION
 

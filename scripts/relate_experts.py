@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from _job import run
-from moemui.analyses import coactivation as pairs_of_experts
-from moemui.analyses import expert_overlap as pairs_of_tasks
-from moemui.analyses import key_neurons as files
-from moemui.analyses import specialization as domains
-from moemui.analyses.threshold_selection import shown
+from moemui.checks.threshold_selection import shown
+from moemui.experts import coactivation as pairs_of_experts
+from moemui.experts import expert_overlap as pairs_of_tasks
+from moemui.experts import specialization as domains
+from moemui.key_neurons import files
 from moemui.tables import experts as columns
 from moemui.tables import table as tables
 

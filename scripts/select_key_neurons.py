@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from _job import run
-from moemui.analyses.selection import select_key_neurons
+from moemui.key_neurons.selection import select_key_neurons
 
 
 def main(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from _job import run
-from moemui.analyses import change_points as turns
-from moemui.analyses import dynamics
-from moemui.analyses import key_neurons as files
-from moemui.analyses.threshold_selection import shown
+from moemui.checks.threshold_selection import shown
+from moemui.key_neurons import files
+from moemui.mui import change_points as turns
+from moemui.mui import dynamics
 from moemui.tables import table as tables
 from moemui.tables.dynamics import CHANGE_POINTS, PHASE_DIVERGENCE, PHASES
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from _job import run
-from moemui.analyses.threshold_selection import shown
+from moemui.checks.threshold_selection import shown
 from moemui.report import page
 from moemui.report.figure_style import save
 from moemui.report.figures import draw_all

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from moemui.analyses.key_neurons import KeyNeurons, Samples
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import KeyNeurons, Samples
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
 
 SETTING = Setting("projection", "pairs", 0.01)
 TEN = Geometry((Layer(0, 2, 0, 5, 0, 1),))  # two routed experts of five neurons

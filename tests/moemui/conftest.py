@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.analyses import decay, dynamics, enrichment, exposure, laws, published, sensitivity, utilization
-from moemui.analyses.intervals import wilson
-from moemui.analyses.settings import Setting
+from moemui.checks import sensitivity
+from moemui.experts import enrichment, exposure
+from moemui.key_neurons.settings import Setting
+from moemui.laws import decay, laws, published
+from moemui.mui import dynamics, utilization
 from moemui.report import figures_diversity
 from moemui.report.views import Choice
+from moemui.statistics.intervals import wilson
 from moemui.tables.catalog import TABLES
 
 MODELS = {"tiny-olmoe": 0, "tiny-deepseek": 1}  # model → shared experts a layer

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import change_points, key_neurons
-from moemui.analyses.change_points import Trajectory, accuracy_trajectory, mean_trajectory, mui_trajectory, turn
-from moemui.analyses.differences import PairedMui
-from moemui.analyses.dynamics import Cell
-from moemui.analyses.key_neurons import Samples
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
+from moemui.key_neurons.files import Samples
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.mui import change_points
+from moemui.mui.change_points import Trajectory, accuracy_trajectory, mean_trajectory, mui_trajectory, turn
+from moemui.mui.differences import PairedMui
+from moemui.mui.dynamics import Cell
 
 SETTING = Setting("projection", "pairs", 0.01)
 NEURONS = 300

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moemui.analyses import coactivation
-from moemui.analyses.coactivation import cross_tables, informative, moments, phi, phi_interval, within_tasks
-from moemui.analyses.key_neurons import Samples, read, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
+from moemui.experts import coactivation
+from moemui.experts.coactivation import cross_tables, informative, moments, phi, phi_interval, within_tasks
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, write
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
 
 # Two layers of two routed experts and one shared one, of a neuron each, so neuron and expert numbers are the same
 GEOMETRY = Geometry((Layer(3, 2, 1, 1, 1, 1), Layer(4, 2, 1, 1, 1, 1)))

@@ -5,9 +5,9 @@ import pytest
 from made_up_cells import SETTING, cell
 from statsmodels.stats.multitest import multipletests
 
-from moemui.analyses import comparisons, differences
-from moemui.analyses.comparisons import NONE_SHOWN, planned, rows
 from moemui.geometry import Geometry, Layer
+from moemui.mui import comparisons, differences
+from moemui.mui.comparisons import NONE_SHOWN, planned, rows
 
 ORDER = {"olmoe": ["early", "late"], "deepseek": ["early", "late"]}
 

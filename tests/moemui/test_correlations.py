@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moemui.analyses import correlations as module
-from moemui.analyses.correlations import STATISTICS, correlations, resampled
+from moemui.statistics import correlations as module
+from moemui.statistics.correlations import STATISTICS, correlations, resampled
 
 # Anscombe's first set
 X = np.array([10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5.0])

@@ -9,12 +9,13 @@ from made_up_cells import SETTING, cell
 from scipy import stats
 from scipy.special import betaln
 
-from moemui.analyses import comparisons, intervals
-from moemui.analyses.differences import paired_mui
-from moemui.analyses.experts import proportion_interval
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.rarefaction import chao2, frequency_counts, mui_at
+from moemui.experts.key_experts import proportion_interval
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.key_sets import KeySets
+from moemui.mui import comparisons
+from moemui.mui.differences import paired_mui
+from moemui.mui.rarefaction import chao2, frequency_counts, mui_at
+from moemui.statistics import intervals
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.anova import anova_lm
 
-from moemui.analyses.crossed_means import alike, crossed_mean
+from moemui.statistics.crossed_means import alike, crossed_mean
 
 
 def test_two_seeds_and_three_samples_by_hand():

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from moemui.analyses import decay, key_neurons
-from moemui.analyses.decay import Comparison
-from moemui.analyses.key_neurons import Samples
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
+from moemui.key_neurons.files import Samples
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.laws import decay
+from moemui.laws.decay import Comparison
 
 SETTING = Setting("projection", "pairs", 0.01)
 PLACES = {("m", "s"): (1e6, 1)}

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.analyses import diagnostics
-from moemui.analyses.diagnostics import NOT_MEASURED, NOT_RAISED, RAISED, UNDECIDED, beyond, both
-from moemui.analyses.laws import Mean
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
+from moemui.laws import diagnostics
+from moemui.laws.diagnostics import NOT_MEASURED, NOT_RAISED, RAISED, UNDECIDED, beyond, both
+from moemui.laws.laws import Mean
 
 CURVES, EXPERTS = Setting("projection", "pairs", 0.01), Setting("projection", "pairs", 0.001)
 FLAGS = ["mui_without_decline", "few_key_experts", "shared_and_total_mui_high", "cheap_masking"]

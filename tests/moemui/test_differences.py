@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import differences
-from moemui.analyses.differences import aligned, difference, independent, mean_difference, paired_mui
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.rarefaction import absent
+from moemui.key_neurons.key_sets import KeySets
+from moemui.mui import differences
+from moemui.mui.differences import aligned, difference, independent, mean_difference, paired_mui
+from moemui.mui.rarefaction import absent
 
 
 def key_sets(table):

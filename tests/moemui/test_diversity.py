@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
-from moemui.analyses import diversity
-from moemui.analyses.diversity import (
+from moemui.diversity import diversity
+from moemui.diversity.diversity import (
     COARSER,
     FINER,
     UNDECIDED,
@@ -19,11 +19,11 @@ from moemui.analyses.diversity import (
     part_effect,
     rank_correlation,
 )
-from moemui.analyses.domain_sets import draw, draw_pairs, split, union_sizes
-from moemui.analyses.key_neurons import Samples, read, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
+from moemui.diversity.domain_sets import draw, draw_pairs, split, union_sizes
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, write
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
 
 CURVES, EXPERTS = Setting("projection", "pairs", 0.01), Setting("projection", "pairs", 0.001)
 GEOMETRY = Geometry((Layer(0, 12, 0, 20, 0, 2),))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from moemui.analyses import domain_sets
+from moemui.diversity import domain_sets
 
 POOLS = [np.arange(0, 12), np.arange(20, 30), np.arange(40, 52)]
 

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.analyses import differences, dynamics, key_neurons
-from moemui.analyses.dynamics import Cell, Change, paired_differences, phase
-from moemui.analyses.key_neurons import Samples
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
+from moemui.key_neurons.files import Samples
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.mui import differences, dynamics
+from moemui.mui.dynamics import Cell, Change, paired_differences, phase
 
 UP, DOWN, NOISE = Change(0.2, 0.1, 0.3), Change(-0.2, -0.3, -0.1), Change(0.1, -0.1, 0.3)
 SETTING = Setting("projection", "pairs", 0.01)

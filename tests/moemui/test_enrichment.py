@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from moemui.analyses import enrichment
-from moemui.analyses.enrichment import (
+from moemui.experts import enrichment
+from moemui.experts.enrichment import (
     always_key,
     corrected_log_odds,
     cross_table,

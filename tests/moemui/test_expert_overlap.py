@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moemui.analyses import expert_overlap
-from moemui.analyses.expert_overlap import chance, jaccard, jaccard_interval
-from moemui.analyses.experts import resampled_key
-from moemui.analyses.key_neurons import Samples, read, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
+from moemui.experts import expert_overlap
+from moemui.experts.expert_overlap import chance, jaccard, jaccard_interval
+from moemui.experts.key_experts import resampled_key
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, write
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
 
 # Four routed experts and one shared one of a neuron each, so neuron and expert numbers are the same
 GEOMETRY = Geometry((Layer(0, 4, 1, 1, 1, 1),))

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moemui.analyses import experts, intervals
-from moemui.analyses.key_neurons import Samples, read, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
+from moemui.experts import key_experts as experts
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, write
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.statistics import intervals
 
 # Layer 1: E0 has neurons 0-2, E1 3-5, S1 6-9; layer 2: E0 10-11 and S1 12-15
 GEOMETRY = Geometry((Layer(1, 2, 1, 3, 4, 1), Layer(2, 1, 1, 2, 4, 1)))

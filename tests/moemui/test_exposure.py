@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 
-from moemui.analyses import exposure
-from moemui.analyses.exposure import limit, profile_interval, regression, separation
+from moemui.experts import exposure
+from moemui.experts.exposure import limit, profile_interval, regression, separation
 
 
 def cells(*groups):

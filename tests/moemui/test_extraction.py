@@ -15,8 +15,8 @@ import torch
 import transformers
 
 import tiny_models
-from moemui.analyses import key_neurons
-from moemui.analyses.selection import select_key_neurons
+from moemui.key_neurons import files as key_neurons
+from moemui.key_neurons.selection import select_key_neurons
 from moemui.models.synthetic import build_tokenizer
 from moemui.scores import disk, extraction, store
 from moemui.scores.contributions import Options, Scorer

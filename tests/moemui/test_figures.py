@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
 from moemui.report import figures, figures_experts, views
 from moemui.report.figure_style import FigureSpec, looks, save
 from moemui.report.figures import FIGURES, draw_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moemui.analyses import laws
+from moemui.laws import laws
 from moemui.report import figures_laws
 from moemui.report.figure_style import save
 from moemui.report.views import NothingToShow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
 from moemui.report import wording
 from moemui.report.finding import Finding, shortened, verdict
 from moemui.report.findings import TOPICS, findings

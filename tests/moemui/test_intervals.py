@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moemui.analyses import intervals
+from moemui.statistics import intervals
 
 
 def test_wilson_of_81_in_263():

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses.key_neurons import Samples, read, routed_tokens, write
-from moemui.analyses.key_sets import KeySets, joined
-from moemui.analyses.settings import Setting
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, routed_tokens, write
+from moemui.key_neurons.key_sets import KeySets, joined
+from moemui.key_neurons.settings import Setting
 
 # Layer 0: 2 routed experts of 4 neurons; layer 2: 1 routed of 4 and 1 shared of 6. 8 + 10 = 18 neurons, 4 experts.
 GEOMETRY = Geometry((Layer(0, 2, 0, 4, 0, 1), Layer(2, 1, 1, 4, 6, 1)))
@@ -45,7 +45,7 @@ def test_set_algebra_is_that_of_python_sets(made, seed, share, at_once):
     sets, lists = made
     one, other = np.random.default_rng(seed).random((2, sets.n_samples)) < 0.5
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moemui.analyses.key_sets.ENTRIES_AT_ONCE", at_once)
+        patch.setattr("moemui.key_neurons.key_sets.ENTRIES_AT_ONCE", at_once)
         every = sets.incidence(18)
         assert (sets.incidence(18, one) + sets.incidence(18, ~one)).tolist() == every.tolist()
     assert every.tolist() == [sum(j in own for own in lists) for j in range(18)]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from moemui.analyses import laws, published
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
+from moemui.laws import laws, published
 from moemui.tables.catalog import TABLES
 
 SETTING = Setting("projection", "pairs", 0.01)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moemui.analyses.masking import NEAREST, balance, by_layer, masks, matched_on_frequency, matched_random
+from moemui.checks.masking import NEAREST, balance, by_layer, masks, matched_on_frequency, matched_random
 from moemui.geometry import Geometry, Layer
 
 GEOMETRY = Geometry((Layer(0, 3, 1, 8, 8, 1), Layer(2, 2, 0, 5, 0, 1)))  # 32 + 10 neurons

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from moemui.analyses.crossed_means import crossed_mean
-from moemui.analyses.masking_effects import Condition, effect_size, rows
-from moemui.analyses.settings import Setting
+from moemui.checks.masking_effects import Condition, effect_size, rows
+from moemui.key_neurons.settings import Setting
+from moemui.statistics.crossed_means import crossed_mean
 
 CELL = {
     "model": "m",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moemui.analyses.key_neurons import Samples
-from moemui.analyses.performance import row
+from moemui.key_neurons.files import Samples
+from moemui.mui.performance import row
 from moemui.tables.catalog import TABLES
 
 CELL = {"model": "a", "checkpoint": "b", "tokens": None, "order": 0, "task": "t"}

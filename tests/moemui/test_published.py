@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moemui.analyses import published
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
+from moemui.laws import published
 
 CURVES, EXPERTS = Setting("projection", "pairs", 0.01), Setting("projection", "pairs", 0.001)
 NAMES = ("performance", "utilization", "key_experts", "expert_frequency")

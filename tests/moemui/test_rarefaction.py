@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import rarefaction
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.rarefaction import (
+from moemui.key_neurons.key_sets import KeySets
+from moemui.mui import rarefaction
+from moemui.mui.rarefaction import (
     absent,
     chao2,
     frequency_counts,

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from moemui.analyses import published
+from moemui.laws import published
 from moemui.report.figure_style import save
 from moemui.report.figures import FIGURES, draw_all
 from moemui.report.findings import findings

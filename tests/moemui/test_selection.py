@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import key_neurons, rules, selection
-from moemui.analyses.rules import global_count, select_per_token
-from moemui.analyses.selection import select, select_key_neurons
-from moemui.analyses.settings import RULES, Setting
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
+from moemui.key_neurons import rules, selection
+from moemui.key_neurons.rules import global_count, select_per_token
+from moemui.key_neurons.selection import select, select_key_neurons
+from moemui.key_neurons.settings import RULES, Setting
 from moemui.scores import extraction
 
 # Layer 0: 2 routed experts of 4 neurons; layer 2: 1 routed of 4 and 1 shared of 6. 8 + 10 = 18 neurons, 4 experts.
@@ -190,7 +191,7 @@ def test_every_rule_is_its_definition_or_a_part_of_it_that_is_named(
     ranks = max(ranks, int(GEOMETRY.key_count(threshold).max())) if rule == "topk" else ranks
     full = [[entries_of(layer, selection) for layer in sample] for sample in samples]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("moemui.analyses.selection.SAMPLES_AT_ONCE", at_once)
+        patch.setattr("moemui.key_neurons.selection.SAMPLES_AT_ONCE", at_once)
         found = select(**stored(full, ranks, selection), threshold=threshold, rule=rule)
     if ranks == EVERYTHING or rule == "topk":
         assert not found.incomplete.any()
@@ -383,7 +384,7 @@ def test_all_rules_from_a_store_to_the_file(tmp_path, caplog):
         # 5 entries of a layer are stored: ever enough for topk and for K = 3.
         assert lacking <= file.incomplete[setting]
         assert (file.incomplete[setting] > 0) == (setting[2:4] in ((0.5, "top_score"), (1.0, "global_topk")))
-    said = [record.getMessage() for record in caplog.records if record.name == "moemui.analyses.selection"]
+    said = [record.getMessage() for record in caplog.records if record.name == "moemui.key_neurons.selection"]
     assert [line.split(":")[0] for line in said] == [
         "glu/pairs/0.5/top_score/same_token",
         "glu/pairs/1/global_topk/same_token",
@@ -397,7 +398,7 @@ def test_undefined_cells_are_counted_in_a_warning(tmp_path, caplog, monkeypatch)
     )
     where, _ = made_up(tmp_path, selections=("pairs",))
     select_key_neurons(**where, **ABOUT, top_score=[0.5])
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "moemui.analyses.selection"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "moemui.key_neurons.selection"]
     assert said.startswith("glu/pairs/0.5/top_score: the highest score is not positive in 40 of 40 cells")
     file = key_neurons.read(where["path"])
     assert len(file.sets("glu", "pairs", 0.5, "top_score").neurons) == 0

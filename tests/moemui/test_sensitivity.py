@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.analyses import sensitivity
-from moemui.analyses.sensitivity import differs_in
-from moemui.analyses.settings import Setting
+from moemui.checks import sensitivity
+from moemui.checks.sensitivity import differs_in
+from moemui.key_neurons.settings import Setting
 from moemui.report.figure_style import save
 from moemui.report.figures_sensitivity import SETTINGS, in_order, settings
 from moemui.report.views import NothingToShow

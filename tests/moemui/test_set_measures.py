@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from moemui.analyses import experts, lexical
-from moemui.analyses.key_neurons import KeyNeurons, Samples
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.set_measures import measures
-from moemui.analyses.settings import Setting
+from moemui.diversity import lexical
+from moemui.diversity.set_measures import measures
+from moemui.experts import key_experts as experts
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import KeyNeurons, Samples
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
 
 # Layer 1: E0 has neurons 0-2, E1 3-5, S1 6-9; layer 2: E0 10-11 and S1 12-15
 GEOMETRY = Geometry((Layer(1, 2, 1, 3, 4, 1), Layer(2, 1, 1, 2, 4, 1)))

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from moemui.analyses import specialization
-from moemui.analyses.intervals import wilson
-from moemui.analyses.key_neurons import Samples, read, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.settings import Setting
-from moemui.analyses.specialization import expected_information, independence, mutual_information, selectivity
+from moemui.experts import specialization
+from moemui.experts.specialization import expected_information, independence, mutual_information, selectivity
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, write
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.statistics.intervals import wilson
 
 # Four routed experts and one shared one of a neuron each, so neuron and expert numbers are the same
 GEOMETRY = Geometry((Layer(0, 4, 1, 1, 1, 1),))

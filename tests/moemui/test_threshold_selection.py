@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from moemui.analyses import masking_effects
-from moemui.analyses.masking_effects import Condition
-from moemui.analyses.settings import Setting
-from moemui.analyses.threshold_selection import (
+from moemui.checks import masking_effects
+from moemui.checks.masking_effects import Condition
+from moemui.checks.threshold_selection import (
     ALL_MODELS,
     chosen_threshold,
     mean_over_cells,
     rows,
     stability,
 )
+from moemui.key_neurons.settings import Setting
 from moemui.tables.masking import MASKING_EFFECT
 from moemui.tables.threshold_selection import THRESHOLD_SELECTION
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import top_experts
-from moemui.analyses.top_experts import by_chance, pooled
+from moemui.experts import top_experts
+from moemui.experts.top_experts import by_chance, pooled
 
 
 def test_chance_by_hand():

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.analyses import utilization
-from moemui.analyses.key_neurons import Samples, read, write
-from moemui.analyses.key_sets import KeySets
-from moemui.analyses.rarefaction import frequency_counts, mui_at
-from moemui.analyses.settings import Setting
-from moemui.analyses.utilization import common_samples, expert_mui_at
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons.files import Samples, read, write
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.mui import utilization
+from moemui.mui.rarefaction import frequency_counts, mui_at
+from moemui.mui.utilization import common_samples, expert_mui_at
 
 
 def test_mui_is_a_share_of_all_neurons():

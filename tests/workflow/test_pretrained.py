@@ -10,8 +10,8 @@ import pytest
 from pretrained import GGUF, SMOLLM2, needs_smollm2
 from workflow.conftest import copy_project, planned_jobs, snakemake
 
-from moemui.analyses import key_neurons
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
 from moemui.tables import table as tables
 from moemui.tables.catalog import TABLES
 

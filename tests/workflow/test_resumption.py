@@ -16,8 +16,8 @@ import pytest
 from workflow.conftest import ROOT, copy_project, snakemake
 
 import tiny_models
-from moemui.analyses import key_neurons
 from moemui.geometry import Geometry, Layer
+from moemui.key_neurons import files as key_neurons
 from moemui.models.synthetic import build_tokenizer
 from moemui.scores import disk, extraction, store
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from workflow.conftest import planned_jobs, snakemake
 
-from moemui.analyses import key_neurons
+from moemui.key_neurons import files as key_neurons
 from moemui.scores import store
 from moemui.tables import table as tables
 from moemui.tables.catalog import TABLES
@@ -126,7 +126,7 @@ def test_another_threshold_below_the_largest_is_no_forward_pass(smoke):
 
 
 def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
-    module = smoke / "scripts/moemui/analyses/utilization.py"
+    module = smoke / "scripts/moemui/mui/utilization.py"
     before = module.read_text()
     module.write_text(before + "\nCHANGED = True\n")
     planned = planned_jobs(snakemake(smoke, *MORE).stdout)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
 from moemui.report import views
 from moemui.report.figure_style import DOUBLE, GREY, FigureSpec, legend, looks, mark, panels, percent, styled
 from moemui.report.views import Choice, NothingToShow

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from moemui.analyses import laws
-from moemui.analyses.published import load
+from moemui.laws import laws
+from moemui.laws.published import load
 from moemui.report import views
 from moemui.report.figure_style import (
     COLOURS,

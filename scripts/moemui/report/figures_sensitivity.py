@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from moemui.analyses.settings import RULES, Setting
+from moemui.key_neurons.settings import RULES, Setting
 from moemui.report.figure_style import SINGLE, FigureSpec, styled
 from moemui.report.figures_experts import HEAT
 from moemui.report.views import Choice, NothingToShow

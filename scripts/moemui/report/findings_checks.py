@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from moemui.analyses.settings import MAIN, Setting
+from moemui.key_neurons.settings import MAIN, Setting
 from moemui.report import views
 from moemui.report.finding import Finding, Tables, shortened, verdict
 from moemui.report.views import Choice, NothingToShow

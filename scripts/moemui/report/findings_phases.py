@@ -6,7 +6,7 @@ import itertools
 
 import pandas as pd
 
-from moemui.analyses.dynamics import FLAT, PHASES
+from moemui.mui.dynamics import FLAT, PHASES
 from moemui.report import views
 from moemui.report.finding import SIGNIFICANT, Finding, Tables, shortened, verdict
 from moemui.report.views import MEAN, Choice, NothingToShow

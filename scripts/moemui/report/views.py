@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from moemui.analyses.dynamics import MEAN
-from moemui.analyses.experts import EXPERT_THRESHOLD
-from moemui.analyses.settings import Setting
+from moemui.experts.key_experts import EXPERT_THRESHOLD
+from moemui.key_neurons.settings import Setting
+from moemui.mui.dynamics import MEAN
 
 TOP = 10  # experts shown, as in the paper
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from moemui.analyses.settings import Setting
+from moemui.key_neurons.settings import Setting
 from moemui.report.views import Estimate
 
 

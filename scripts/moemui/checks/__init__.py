@@ -1,0 +1,1 @@
+"""What results hang on: the choice of settings, and what masking key neurons costs."""

@@ -1,0 +1,1 @@
+"""Diversity of data at three levels: neurons, experts and the text itself."""

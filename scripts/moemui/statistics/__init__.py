@@ -1,0 +1,1 @@
+"""Intervals and tests that several analyses share and no library has in this form."""
