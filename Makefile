@@ -6,6 +6,7 @@ STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
 ENV = $(VENV)/.installed
 HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/default
 PORT ?= 5000
+WORKERS ?= 2
 
 .PHONY: help results report ui doctor test lint check format lock benchmark architectures clean
 
@@ -31,8 +32,8 @@ ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
 doctor: $(ENV)  ## look at a model before a study: supported, right, how fast, how much disk (MODEL=, ARGS='--study x.yaml')
 	$(VENV)/bin/python scripts/doctor.py $(MODEL) $(ARGS)
 
-test: $(ENV)  ## all tests
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+test: $(ENV)  ## all tests, two processes at a time (WORKERS=2)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(ENV)  ## ruff, snakefmt, mypy, snakemake --lint
 	$(VENV)/bin/ruff check .

@@ -3,6 +3,7 @@
 import re
 import sys
 from itertools import product
+from pathlib import Path
 
 sys.path.insert(
     0,
@@ -186,6 +187,14 @@ def model_resources():
         "mem_mb": wanted["model_mem_mb"],
         **({"gpu": wanted["gpus"]} if wanted["gpus"] else {}),
     }
+
+
+def table_memory(wildcards, input):
+    """Megabytes for a job that reads tables: Parquet of text columns takes up to 150 times its size."""
+    tables = [Path(path) for path in input if path.endswith(".parquet")]
+    # Before a dry-run's tables are made, they have no size.
+    size = sum(path.stat().st_size for path in tables if path.is_file())
+    return max(2000, 200 * size // 10**6)
 
 
 # Tables of one model or suite each, and what they are gathered from into one table for the study.

@@ -22,7 +22,7 @@ rule enrichment:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=table_memory,
     params:
         expert_threshold=STUDY["analysis"]["expert_threshold"],
         code=digest("compare_shared_experts"),

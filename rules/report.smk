@@ -22,7 +22,7 @@ rule gather:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=table_memory,
     params:
         code=digest("gather_table"),
     script:
@@ -50,7 +50,7 @@ rule report:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=table_memory,
     params:
         study=STUDY.about(),
         code=digest(

@@ -21,7 +21,7 @@ rule sensitivity:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        mem_mb=table_memory,
     params:
         expert_threshold=STUDY["analysis"]["expert_threshold"],
         seed=STUDY["seed"],

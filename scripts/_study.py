@@ -125,7 +125,7 @@ class Study:
     def shown_masking_setting(self) -> list[Any] | None:
         """The masked setting that figures and flags show: the experts' one where it is masked, else the first."""
         masked = self.masking_settings() if self.masked_checkpoints() else []
-        if self.expert_setting() in masked or (masked and self.chooses_threshold()):
+        if self.expert_setting() in masked or (masked and self["analysis"]["threshold"] == AUTO):
             return self.expert_setting()
         return next(iter(masked), None)
 
@@ -284,12 +284,33 @@ class Study:
         ):
             if found not in allowed:
                 raise StudyError(f"{where}: found {found!r}; contributions stores {allowed}")
+        if analysis["selection"] not in RANKED and any(self["key_neurons"].values()):
+            raise StudyError(
+                f"key_neurons: found {self['key_neurons']} with analysis.selection {analysis['selection']!r}, whose "
+                f"scores are not stored; these rules go with {list(RANKED)}"
+            )
+        self._check_variants()
         if self.chooses_threshold() and len(masked) < 2:
             raise StudyError(
                 f"analysis: a threshold is auto, and masking.thresholds is {masked}; masking chooses among two or more"
             )
         if analysis["expert_threshold"] not in analysis["expert_thresholds"]:
             analysis["expert_thresholds"] = sorted([*analysis["expert_thresholds"], analysis["expert_threshold"]])
+
+    def _check_variants(self) -> None:
+        main = self.scoring()
+        for variant in self.variants:
+            changed = {key: value for key, value in self.scoring(variant).items() if key in self.variants[variant]}
+            if all(main[key] == value for key, value in changed.items()):
+                raise StudyError(
+                    f"contributions.variants.{variant}: found {changed}, which are the main options; change one of them"
+                )
+            for suite in self.suites:
+                if f"{suite}_{variant}" in self.suites:
+                    raise StudyError(
+                        f"suites: found {suite}_{variant}, which names the jobs of {suite} under the variant {variant};"
+                        " rename one of them"
+                    )
 
 
 def load(path: Path) -> Study:

@@ -39,6 +39,7 @@ def main(
     curve_setting: of MUI and decay; expert_setting: of key experts, each formulation, selection, threshold, …
     """
     curves = shown(settings=[curve_setting], chosen=chosen)[0]
+    experts = shown(settings=[expert_setting], chosen=chosen)[0]
     own = {
         "utilization": tables.read(utilization, UTILIZATION),
         "performance": tables.read(performance, PERFORMANCE),
@@ -57,9 +58,10 @@ def main(
     beside, agreement = figures.rows(
         **own,
         key_experts=tables.read(key_experts, KEY_EXPERTS),
-        expert_frequency=tables.read(expert_frequency, EXPERT_FREQUENCY),
+        # one setting of many: the whole table has millions of rows in a large study
+        expert_frequency=tables.read(expert_frequency, EXPERT_FREQUENCY, laws.parquet_filter(setting=experts)),
         curve_setting=curves,
-        expert_setting=shown(settings=[expert_setting], chosen=chosen)[0],
+        expert_setting=experts,
         expert_threshold=expert_threshold,
         seed=seed,
     )

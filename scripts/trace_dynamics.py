@@ -43,7 +43,7 @@ def main(
     found, turned = [], []
     for model in order:
         opened = list(cells(model))
-        found.append(dynamics.rows(cells=opened, settings=wanted, seed=seed))
+        found.append(dynamics.rows(cells=opened, settings=wanted))
         turned.append(turns.rows(cells=opened, settings=wanted, seed=seed))
     steps = pd.concat(found, ignore_index=True)
     tables.write(steps, phases, PHASES)

@@ -111,9 +111,13 @@ def test_accuracy_resamples_keep_a_sample_s_answers_together(monkeypatch):
     found = accuracy_trajectory(correct=correct, seed=[0], resamples=4000)
     share = answers.mean()
     assert found.estimates == pytest.approx([share, share, 1 - share, 1])
-    assert found.resampled[:, 0] == pytest.approx(found.resampled[:, 1])
-    assert found.resampled[:, 0] == pytest.approx(1 - found.resampled[:, 2])
-    assert found.resampled[:, 0].std() == pytest.approx(np.sqrt(share * (1 - share) / 60), rel=0.05)
+    # four coins of variance 1/4 a checkpoint are all that the equal columns differ by: 2 / 60² between any two
+    own, coins = share * (1 - share) / 60, 1 / 60**2
+    assert found.resampled[:, 0].var() == pytest.approx(own + coins, rel=0.1)
+    for difference in (found.resampled[:, 0] - found.resampled[:, 1], found.resampled[:, 0] + found.resampled[:, 2]):
+        assert difference.var() == pytest.approx(2 * coins, rel=0.1)
+    assert found.resampled[:, 3].var() == pytest.approx(coins, rel=0.1)
+    assert found.resampled[:, 3].mean() == pytest.approx(1, abs=0.002)
     monkeypatch.setattr(change_points, "VALUES_AT_ONCE", 600)
     assert accuracy_trajectory(correct=correct, seed=[0], resamples=37).resampled.shape == (37, 4)
     with pytest.raises(ValueError, match="there is nothing to resample"):
@@ -186,7 +190,7 @@ def test_rows(cells):
     found = rows([*cells("add", RISE_FALL, ACCURACY), *cells("sort", RISING, ACCURACY)])
     assert list(found.index) == list(itertools.product(("mui", "accuracy"), ("add", "sort", "mean")))
     add = found.loc[("mui", "add")]
-    assert (add["n_checkpoints"], add["n_samples"], add["common_m"], add["note"]) == (5, 60, 60, "")
+    assert (add["n_checkpoints"], add["n_samples"], add["common_m"], add["note"]) == (5, 60, 30, "")
     assert add[["change_checkpoint", "change_order", "low_order", "high_order"]].tolist() == ["s3", 3, 3, 3]
     assert add[["peak_checkpoint", "peak_order", "peak_low_order", "peak_high_order"]].tolist() == ["s3", 3, 3, 3]
     assert add["slope_before_low"] > 0 > add["slope_after_high"]
@@ -237,11 +241,32 @@ def test_the_mean_is_over_tasks_with_all_trained_checkpoints(cells):
 def test_samples_that_not_all_checkpoints_answered_are_left_out(cells):
     whole, other = cells("add", RISING, ACCURACY, n=30), cells("add", RISING, ACCURACY, n=30, first=5)
     found = rows([*whole[:-1], other[-1]])
-    assert found["n_samples"].tolist() == [25] * 4
-    assert found.loc[("mui", "add"), "common_m"] == 25
+    assert found.loc["accuracy", "n_samples"].tolist() == [25] * 2
+    # m is 15, half of each cell's 30 samples, so 25 common ones are too few for an interval of MUI
+    assert found.loc[("mui", "add"), "note"] == (
+        "samples at all trained checkpoints: 25, fewer than 2 · 15, so MUI has no interval and no change point is "
+        "sought"
+    )
+    assert found.loc[("mui", "mean"), "note"] == "no task has a trajectory over all trained checkpoints"
     apart = cells("add", RISING, ACCURACY, n=30, first=29)
     found = rows([*whole[:-1], apart[-1]])
     assert found.loc[("mui", "add"), "note"] == "fewer than two samples are at all trained checkpoints"
+
+
+@pytest.mark.parametrize(("n", "sought"), [(9, False), (20, True)])
+def test_a_handful_of_graded_answers_has_no_change_point(cells, n, sought):
+    found = rows([*cells("add", RISING, ACCURACY), *cells("sort", RISING, [0, 0, 0, 0, 1, 1], n=n)])
+    assert bool(found.loc[("accuracy", "sort"), "change_checkpoint"]) == sought
+    if sought:
+        # answers that all turn at once still have noise, so there is a test
+        assert found.loc[("accuracy", "sort"), "p_no_change"] < 0.05
+        assert found.loc[("accuracy", "mean"), "n_samples"] == 80
+    else:
+        assert found.loc[("accuracy", "sort"), "note"] == (
+            "graded at all trained checkpoints: 9, fewer than 10, so no change point is sought"
+        )
+        assert "without sort" in found.loc[("accuracy", "mean"), "note"]
+        assert found.loc[("accuracy", "mean"), "n_samples"] == 60
 
 
 def test_rows_repeat_with_their_seed(cells):
@@ -293,3 +318,16 @@ def test_a_straight_line_is_rejected_in_one_of_twenty(length):
         for trajectory in simulated(truth, joint(generator, length), generator, 1500, 800)
     ]
     assert 0.03 <= np.mean(found) <= 0.07
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "accuracy"), [(20, 0.02), (20, 0.5), (100, 0.5)])
+def test_accuracy_that_does_not_change_is_seldom_said_to(n, accuracy):
+    """Fresh answers at each of five checkpoints. Rare right answers leave the test cautious, as a width at 0 must."""
+    generator, found = np.random.default_rng(n), []
+    for trial in range(500):
+        correct = (generator.random((n, 5)) < accuracy).astype(int)
+        trajectory = accuracy_trajectory(correct=correct, seed=[trial], resamples=400)
+        found.append(change_points.no_change(trajectory=trajectory) <= 0.05)
+    assert np.mean(found) <= 0.07
+    assert np.mean(found) >= 0.02 or accuracy < 0.1

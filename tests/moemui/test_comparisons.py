@@ -1,8 +1,12 @@
 """Comparisons of MUI: which pairs, numbers by hand, the family's correction, and studies that lack something."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from made_up_cells import SETTING, cell
+from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from moemui.geometry import Geometry, Layer
@@ -57,6 +61,16 @@ def test_pairs_of_each_kind():
     }
 
 
+def independent(before, after, m):
+    """Interval and p of a difference whose variances add, with Student's t of the smaller cell's samples less one."""
+    cells = [differences.paired_mui(cells=[one.sets(*SETTING)], n_neurons=[10], m=m) for one in (before, after)]
+    estimate = cells[1].estimates[0] - cells[0].estimates[0]
+    error = np.sqrt(sum(one.covariance[0, 0] for one in cells))
+    t = stats.t(min(one.n_samples for one in cells) - 1)
+    change = (estimate, estimate - t.ppf(0.975) * error, estimate + t.ppf(0.975) * error)
+    return SimpleNamespace(change=change, p=2 * t.sf(abs(estimate) / error))
+
+
 def test_tasks_by_hand():
     # two of a's samples hold neuron 0 and in half of the pairs neuron 1; any two of b hold 2 of the 10 neurons
     a = cell("olmoe", "late", "sums", [[0, 1], [0], [0], [0]])
@@ -64,7 +78,7 @@ def test_tasks_by_hand():
     found = only([a, b], "tasks")
     assert (found["m"], found["n_a"], found["n_b"]) == (2, 4, 5)
     assert (found["mui_a"], found["mui_b"], found["difference"]) == pytest.approx((0.15, 0.2, 0.05))
-    expected = differences.independent(before=a.sets(*SETTING), after=b.sets(*SETTING), n_neurons=(10, 10), m=2)
+    expected = independent(a, b, m=2)
     assert found["p"] == pytest.approx(expected.p)
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(expected.change[1:])
 
@@ -175,7 +189,7 @@ def test_a_task_with_one_sample_is_left_out_with_a_reason():
     found = compare(files)
     facts = found[(found["task_a"] == "facts") | (found["task_b"] == "facts")]
     assert facts["difference"].isna().all()
-    few = "fewer than 15 samples, so no comparison"
+    few = "fewer than 2·m = 30 samples, so no comparison"
     assert dict(zip(facts["kind"], facts["note"], strict=True)) == {
         "tasks": few,
         "checkpoints": f"samples in both: 1, so they are compared as independent; {few}",
@@ -193,7 +207,7 @@ def test_without_samples_nothing_is_compared_and_every_row_says_so():
     assert found["difference"].isna().all()
     assert found["m"].isna().all()
     assert found.set_index("task_a")["note"].to_dict() == {
-        "sums": "samples in both: 0, so they are compared as independent; fewer than 2 samples, so no comparison",
+        "sums": "samples in both: 0, so they are compared as independent; no samples, so no comparison",
         "mean": "without sums; no task has an interval",
     }
 
@@ -216,7 +230,7 @@ def test_other_samples_are_compared_as_independent():
     early = cell("olmoe", "early", "sums", random_lists(0))
     late = cell("olmoe", "late", "sums", random_lists(1), ids=[f"other/{i}" for i in range(30)])
     found = only([early, late], "checkpoints")
-    expected = differences.independent(before=early.sets(*SETTING), after=late.sets(*SETTING), n_neurons=(10, 10), m=15)
+    expected = independent(early, late, m=15)
     assert not found["paired"]
     assert found["p"] == pytest.approx(expected.p)
     assert found["note"] == "samples in both: 0, so they are compared as independent"
@@ -238,6 +252,27 @@ def test_sets_that_may_lack_neurons_say_so():
     note = "7 of 30 sample × layer cells reach the end of what is stored, so sets are lower bounds"
     assert only(files, "checkpoints")["note"] == f"second cell: {note}"
     assert only(files, "checkpoints", task="mean")["note"] == "sets of some tasks are lower bounds"
+
+
+def test_sets_that_are_undefined_in_some_cells_say_so():
+    files = [cell("olmoe", name, "sums", random_lists(seed)) for seed, name in enumerate(("early", "late"))]
+    files[0] = replace(files[0], undefined={SETTING: 4})
+    note = "in 4 of 30 sample × layer cells the highest score is not positive, so no neuron is key there"
+    assert only(files, "checkpoints")["note"] == f"first cell: {note}"
+    assert only(files, "checkpoints", task="mean")["note"] == "sets of some tasks are undefined in some cells"
+
+
+def test_a_pair_with_fewer_than_twice_m_samples_is_not_compared():
+    """Nine samples don't lower m. They suffice for MUI at m = 9, but not for its noise."""
+    sizes = {"sums": 30, "facts": 20, "words": 9, "names": 19}
+    files = [cell("olmoe", "late", task, random_lists([n], n=n)) for task, n in sizes.items()]
+    found = compare(files)
+    assert found["m"].unique().tolist() == [9]  # of the 19
+    few = found["task_b"].eq("words") | found["task_a"].eq("words")
+    assert found["p"].isna().tolist() == few.tolist()
+    assert found.loc[few, "note"].unique().tolist() == ["fewer than 2·m = 18 samples, so no comparison"]
+    twelve = [cell("olmoe", "late", task, random_lists([n], n=n)) for task, n in (("a", 24), ("b", 24), ("c", 9))]
+    assert compare(twelve)["p"].notna().tolist() == [True, False, False]
 
 
 def test_cells_that_the_order_does_not_know_and_repeated_ones_are_refused():

@@ -82,6 +82,45 @@ def test_what_can_not_be_had_is_missing():
     assert np.isnan(single[1:]).all()
 
 
+ENDS = [-1.0, 1.0]
+
+
+def test_pseudo_samples_by_hand():
+    """One seed, lost 1, 1, 0: with −1 and 1 more the mean is 2/5, the variance (4 − 0.8)/4, the error √(0.8/5)."""
+    found = crossed_mean(values=np.array([[1.0, 1, 0]]), pseudo_samples=np.array([ENDS]))
+    half = stats.t.ppf(0.975, 4) * 0.4
+    assert found == pytest.approx((2 / 3, 0.4 - half, 0.4 + half, 2 * stats.t.sf(1, 4)))
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize(("value", "samples"), [(0, 12), (1, 2), (1, 12), (0.4, 40)])
+def test_answers_alike_keep_a_width_and_agree_with_their_p(seeds, value, samples):
+    found = crossed_mean(values=np.full((seeds, samples), float(value)), pseudo_samples=np.tile(ENDS, (seeds, 1)))
+    assert found.mean == pytest.approx(value)
+    assert found.low <= value <= found.high
+    assert found.high - found.low > 0.05
+    assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
+    assert (found.p < 0.05) == (value > 0 and samples > 2)
+
+
+@given(st.integers(1, 5), st.integers(2, 40), st.floats(0, 1), st.integers(0, 1000))
+def test_interval_and_p_of_answers_agree(seeds, samples, lost, seed):
+    generator = np.random.default_rng(seed)
+    values = (generator.random(samples) < lost) - (generator.random((seeds, samples)) < 0.05).astype(float)
+    found = crossed_mean(values=values, pseudo_samples=np.tile(ENDS, (seeds, 1)))
+    assert found.low <= found.mean <= found.high
+    assert found.low < found.high
+    assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(4, 0, 200), (6, 0, 200), (8, 1, 200), (12, 0, 12), (15, 5, 40)])
+def test_one_seed_decides_as_mcnemars_exact_test(lost, gained, n):
+    values = np.repeat([1.0, -1, 0], [lost, gained, n - lost - gained])[None]
+    found = crossed_mean(values=values, pseudo_samples=np.array([ENDS]))
+    exact = stats.binomtest(lost, lost + gained).pvalue
+    assert (found.p < 0.05) == (exact < 0.05)
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(wrong):
     with pytest.raises(ValueError, match="1 of 4 values are not finite; all must be"):
@@ -122,3 +161,16 @@ def test_coverage_for_answers_that_are_right_or_wrong():
     truth = np.mean([draw(100, 10_000).mean() for _ in range(20)])
     found = [crossed_mean(values=draw(5, 200)) for _ in range(2000)]
     assert 0.92 <= np.mean([low <= truth <= high for _, low, high, _ in found]) <= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize(("n", "loss", "most"), [(40, 0.01, 1), (40, 0.1, 0.995), (200, 0.005, 1), (200, 0.03, 0.98)])
+def test_coverage_of_rare_losses(seeds, n, loss, most):
+    """Key neurons lose a few answers, controls lose none. Rare losses are covered in all cases: a width at 0 must."""
+    generator, held = np.random.default_rng(0), []
+    for _ in range(1000):
+        values = np.tile((generator.random(n) < loss).astype(float), (seeds, 1))
+        found = crossed_mean(values=values, pseudo_samples=np.tile(ENDS, (seeds, 1)))
+        held.append(found.low <= loss <= found.high)
+    assert 0.92 <= np.mean(held) <= most

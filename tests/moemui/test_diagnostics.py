@@ -58,8 +58,9 @@ def with_mui(tables, value, scope="total", half=0.01):
     """`utilization` with this MUI at the common m in every cell of a scope."""
     table = tables["utilization"].copy()
     chosen = table["scope"] == scope
-    for column, number in (("mui_at_m", value), ("mui_at_m_low", value - half), ("mui_at_m_high", value + half)):
-        table.loc[chosen, column] = number
+    table.loc[chosen, "mui_at_m"] = value
+    for name in ("mui_at_m", "mui_at_m_sample"):
+        table.loc[chosen, [f"{name}_low", f"{name}_high"]] = value - half, value + half
     return table
 
 
@@ -92,7 +93,9 @@ def test_four_flags_a_model_at_its_last_checkpoint(study_tables):
     ("mui", "step", "outcome"),
     [
         (0.40, 0.02, RAISED),
-        (0.40, -0.005, RAISED),  # no significant decline
+        (0.40, -0.005, UNDECIDED),  # the step's interval contains 0, and so may be a decline
+        (0.40, 0.005, UNDECIDED),
+        (0.40, 0.01, UNDECIDED),  # from 0 to 0.02: the interval's ends belong to it
         (0.40, -0.02, NOT_RAISED),
         (0.305, 0.02, UNDECIDED),
         (0.305, -0.02, NOT_RAISED),
@@ -111,17 +114,35 @@ def test_high_mui_without_decline(study_tables, mui, step, outcome):
 @pytest.mark.parametrize(("mui", "outcome"), [(0.4, UNDECIDED), (0.2, NOT_RAISED)])
 def test_a_single_trained_checkpoint_cannot_have_declined(study_tables, mui, outcome):
     table = with_mui(study_tables, mui)
-    row = flags(study_tables, utilization=table, phases=study_tables["phases"].head(0)).loc[("tiny-olmoe", FLAGS[0])]
-    assert row["outcome"] == outcome
-    assert row["note"] == "a decline takes two trained checkpoints"
     # the step that leaves the untrained checkpoint is none
     last = table["order"].isin([0, 3])
     phases = with_step(study_tables, -0.2)
     phases.loc[phases["to_order"] == 3, "from_checkpoint"] = "step-00000"
     phases = phases[phases["to_order"] == 3]
-    assert (
-        flags(study_tables, utilization=table[last], phases=phases).loc[("tiny-olmoe", FLAGS[0]), "outcome"] == outcome
-    )
+    row = flags(study_tables, utilization=table[last], phases=phases).loc[("tiny-olmoe", FLAGS[0])]
+    assert row["outcome"] == outcome
+    assert row["note"] == "a decline takes two trained checkpoints"
+    assert "there is no earlier trained checkpoint to compare with" in row["evidence"]
+
+
+@pytest.mark.parametrize(("mui", "outcome"), [(0.4, UNDECIDED), (0.2, NOT_RAISED)])
+def test_a_step_that_was_not_measured_is_not_called_absent(study_tables, mui, outcome):
+    table = with_mui(study_tables, mui)
+    for phases in (study_tables["phases"].head(0), with_step(study_tables, np.nan)):
+        row = flags(study_tables, utilization=table, phases=phases).loc[("tiny-olmoe", FLAGS[0])]
+        assert row["outcome"] == outcome
+        assert row["note"] == "no task has a change of MUI with an interval"
+        assert "its last step was not measured" in row["evidence"]
+        assert "no earlier trained checkpoint" not in row["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [(0.02, "a rise."), (-0.02, "a decline."), (0.005, "neither a rise nor a decline shown.")],
+)
+def test_the_evidence_tells_what_the_step_shows(study_tables, step, said):
+    found = flags(study_tables, utilization=with_mui(study_tables, 0.4), phases=with_step(study_tables, step))
+    assert found.loc[("tiny-olmoe", FLAGS[0]), "evidence"].endswith(f"], {said}")
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.02, RAISED), (0.045, UNDECIDED), (0.08, NOT_RAISED)])
@@ -148,12 +169,39 @@ def test_shared_and_total_mui(study_tables):
     assert "no shared experts" in without["note"]
 
 
+def with_loss(tables, loss, accuracy=0.5, half=0.05):
+    """`masking_effect` with this loss by key neurons, and this accuracy without masking, in every task."""
+    known = {"loss_key": loss, "loss_key_low": loss - 0.01, "loss_key_high": loss + 0.015, "accuracy_none": accuracy}
+    ends = {"accuracy_none_low": max(accuracy - half, 0.0), "accuracy_none_high": accuracy + half}
+    return tables["masking_effect"].assign(**known, **(ends if half == half else dict.fromkeys(ends, np.nan)))
+
+
 @pytest.mark.parametrize(("loss", "outcome"), [(0.0, RAISED), (0.015, UNDECIDED), (0.3, NOT_RAISED)])
 def test_cheap_masking(study_tables, loss, outcome):
-    table = study_tables["masking_effect"].assign(loss_key=loss, loss_key_low=loss - 0.01, loss_key_high=loss + 0.015)
-    row = flags(study_tables, masking_effect=table).loc[("tiny-olmoe", "cheap_masking")]
+    row = flags(study_tables, masking_effect=with_loss(study_tables, loss)).loc[("tiny-olmoe", "cheap_masking")]
     assert row["outcome"] == outcome
     assert row["value_high"] == pytest.approx(loss + 0.015 / np.sqrt(3))
+    assert (row["second"], row["second_limit"]) == (pytest.approx(0.5), 0.02)
+    assert "with nothing masked it is 50.0 % [47.1, 52.9]." in row["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "half", "said"),
+    [
+        (0.0, 0.01, "which leaves nothing to lose."),
+        (0.02, 0.01, "which may leave nothing to lose."),
+        (0.5, np.nan, "(no interval), which may leave nothing to lose."),
+    ],
+)
+def test_masking_is_not_cheap_where_there_is_nothing_to_lose(study_tables, accuracy, half, said):
+    table = with_loss(study_tables, 0.0, accuracy=accuracy, half=half)
+    row = flags(study_tables, masking_effect=table).loc[("tiny-olmoe", "cheap_masking")]
+    assert row["outcome"] == UNDECIDED
+    assert row["evidence"].startswith("Undecided: masking the key neurons costs 0.00 points [")
+    assert row["evidence"].endswith(said)
+    # a loss needs no accuracy to be seen
+    table = with_loss(study_tables, 0.3, accuracy=accuracy, half=half)
+    assert flags(study_tables, masking_effect=table).loc[("tiny-olmoe", "cheap_masking"), "outcome"] == NOT_RAISED
 
 
 def test_a_loss_counts_once_where_masking_has_two_controls(study_tables):
@@ -168,13 +216,15 @@ def test_what_is_missing_is_not_measured_with_a_note(study_tables, empty_tables)
     assert found.loc[("tiny-olmoe", "few_key_experts"), "outcome"] == NOT_MEASURED
     assert "no share of key experts was measured" in found.loc[("tiny-olmoe", "few_key_experts"), "note"]
     assert found.loc[("tiny-olmoe", "cheap_masking"), "outcome"] == NOT_MEASURED
-    assert "not measured" in found.loc[("tiny-olmoe", "cheap_masking"), "evidence"]
+    assert found.loc[("tiny-olmoe", "cheap_masking"), "evidence"] == (
+        "Not measured: what masking the key neurons costs was not measured."
+    )
     assert flags(empty_tables).empty
 
 
 def test_tasks_of_one_sample_are_undecided(study_tables):
     table = with_mui(study_tables, 0.4)
-    table[["mui_at_m_low", "mui_at_m_high"]] = np.nan
+    table[[f"mui_at_m{kind}_{end}" for kind in ("", "_sample") for end in ("low", "high")]] = np.nan
     row = flags(study_tables, utilization=table, phases=with_step(study_tables, 0.02)).loc[("tiny-olmoe", FLAGS[0])]
     assert (row["outcome"], row["value"]) == (UNDECIDED, pytest.approx(0.4))
     assert "the MUI has no interval" in row["note"]

@@ -179,6 +179,14 @@ def test_task_sets_are_each_task_each_pair_and_all_and_none_twice():
     assert len(default_task_sets([f"t{i}" for i in range(13)])) == 1 + 13
 
 
+def test_a_task_named_all_is_refused():
+    with pytest.raises(ValueError, match="a task is named 'all', which stands for all tasks together; rename it"):
+        default_task_sets(["add", "all", "sort"])
+    cells = [("ds", "s9", 9e3, {"all": {"L0-E0": 1.0, "L0-S1": 1.0}})]
+    with pytest.raises(ValueError, match="a task is named 'all'"):
+        enrichment.rows(frequencies=frequencies(cells, tasks=("all",)))
+
+
 def frequencies(cells, tasks=("add", "sort"), shared=("L0-S1",), threshold=0.001, variant="main", tokens_of=None):
     """expert_frequency rows: cells are (model, checkpoint, tokens, {task: {expert: frequency}})."""
     rows = []

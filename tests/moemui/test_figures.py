@@ -127,17 +127,35 @@ def test_mean_over_tasks_uses_tasks_complete_at_every_checkpoint(study_tables, c
     table.loc[gap, ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
     cells = views.trajectory(study_tables, choice)
     means = cells[(cells["task"] == MEAN) & (cells["model"] == "tiny-olmoe")]
-    assert list(means["n_tasks"]) == [2, 2, 2, 2]
+    assert list(means["n_accuracy"]) == [2, 2, 2, 2]
+    assert list(means["n_mui"]) == [3, 3, 3, 3]
     assert means["accuracy"].iloc[-1] == pytest.approx((150 + 160) / 2 / 200)
+    single = cells[(cells["model"] == "tiny-olmoe") & (cells["order"] == 3)].set_index("task")
+    assert means["mui"].iloc[-1] == pytest.approx(single["mui"].drop(MEAN).mean())
+    assert list(single.loc[["addition", "facts"], "n_accuracy"]) == [1, 0]
 
 
-def test_mean_interval_adds_distances_in_quadrature():
-    mean = views.mean_estimate(np.array([0.2, 0.6]), np.array([0.17, 0.56]), np.array([0.26, 0.68]))
-    assert mean.value == pytest.approx(0.4)
-    assert mean.low == pytest.approx(0.4 - 0.05 / 2)  # √(0.03² + 0.04²) = 0.05
-    assert mean.high == pytest.approx(0.4 + 0.10 / 2)  # √(0.06² + 0.08²) = 0.10
-    with pytest.raises(ValueError, match="a mean needs one or more finite values"):
-        views.mean_estimate(np.array([]), np.array([]), np.array([]))
+def test_mui_against_performance_takes_both_means_over_the_same_tasks(study_tables, choice):
+    table = study_tables["performance"]
+    gap = (table["task"] == "facts") & (table["order"] == 1)
+    table.loc[gap, ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
+    cells = views.trajectory(study_tables, choice, both=True)
+    means = cells[cells["task"] == MEAN]
+    assert set(means["n_accuracy"]) == set(means["n_mui"]) == {2}
+    last = cells[(cells["model"] == "tiny-olmoe") & (cells["order"] == 3)].set_index("task")
+    assert last.loc[MEAN, "mui"] == pytest.approx(last.loc[["addition", "brackets"], "mui"].mean())
+    drawn = [mark for line in figures.mui_performance(study_tables, choice).axes[0].lines for mark in line.get_xdata()]
+    assert any(x == pytest.approx(last.loc[MEAN, "mui"]) for x in drawn)
+
+
+def test_a_task_without_grades_has_a_trajectory_of_mui_alone(study_tables, choice):
+    table = study_tables["performance"]
+    table.loc[table["task"] == "facts", ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
+    axes = [axes for axes in figures.trajectories(study_tables, choice).axes if axes.get_visible()]
+    assert len(axes) == 8  # a pair for the mean and each of three tasks
+    empty = [panel for panel in axes if [text.get_text() for text in panel.texts] == ["not measured"]]
+    assert [panel.get_title() for panel in empty] == ["facts"]
+    assert not empty[0].lines
 
 
 def test_models_never_look_alike():

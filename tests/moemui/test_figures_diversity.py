@@ -78,7 +78,7 @@ def test_only_the_chosen_settings_are_shown(choice):
 
 
 def test_nothing_to_show_is_said(choice):
-    with pytest.raises(NothingToShow, match=r"The table diversity is empty\."):
+    with pytest.raises(NothingToShow, match=r"number of domains was not measured"):
         figures_diversity.diversity({"diversity": DIVERSITY.frame([])}, choice)
     rows = table(choice)
     rows = rows[(rows["level"] == "neuron") & (rows["setting"] == choice.experts.label)]

@@ -7,7 +7,7 @@ import pytest
 
 from moemui.key_neurons.settings import Setting
 from moemui.report import wording
-from moemui.report.finding import Finding, shortened, verdict
+from moemui.report.finding import Finding, reasons, shortened, verdict
 from moemui.report.findings import TOPICS, findings
 from moemui.report.limits import limits
 from moemui.report.page import VERDICTS
@@ -31,7 +31,7 @@ def test_every_topic_is_there_with_or_without_rows(study_tables, empty_tables, c
     assert {finding.verdict for finding in empty} == {"not measured"}
     assert all(finding.caveat for finding in full if finding.verdict != "not measured")
     assert all(len(finding.sentences) == 1 and finding.sentences[0].endswith(".") for finding in empty)
-    assert text(empty[ORDER.index("Masking")]) == "The table masking_effect is empty."
+    assert text(empty[ORDER.index("Masking")]) == "No checkpoint of this study was masked."
 
 
 def test_every_sentence_ends_and_no_topic_is_a_wall(study_tables, choice):
@@ -107,7 +107,10 @@ def test_a_study_without_grades_still_has_findings(study_tables, choice):
     study_tables["performance"][["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
     study_tables["phases"] = TABLES["phases"].frame([])
     found = findings(study_tables, choice)
-    assert "has no task with both an accuracy and a MUI" in text(found[0])
+    assert (
+        "tiny-olmoe at step-00800: mean MUI 27.5 % [27.1, 27.9] over 3 tasks; no mean accuracy, since no task"
+        in text(found[0])
+    )
     assert found[ORDER.index("Phases of training")].verdict == "not measured"
 
 
@@ -123,6 +126,17 @@ def test_a_study_without_grades_still_has_findings(study_tables, choice):
 )
 def test_percent(number, expected):
     assert wording.percent(number) == expected
+
+
+def test_a_missing_number_is_not_known():
+    gap = float("nan")
+    assert {wording.percent(gap), wording.decimal(Estimate(gap, gap, gap)), wording.probability(gap)} == {"not known"}
+
+
+def test_reasons_are_those_of_all_rows_or_the_most_frequent():
+    assert reasons(["a; b", "b; c."]) == "b"
+    assert reasons(["a; b", "c", "c", "d; b; b", "e; e; e", "f", "a", "c"]) == "c; a; b"
+    assert reasons([]) == reasons(["", ""]) == "the table gives no reason"
 
 
 @pytest.mark.parametrize(

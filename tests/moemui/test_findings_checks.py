@@ -143,6 +143,38 @@ def test_sensitivity_of_settings_that_differ_in_more_is_missing(fill, empty_tabl
         findings_checks.sensitivity(empty_tables, choice)
 
 
+def test_settings_with_too_little_in_common_give_the_tables_reason(fill, choice):
+    row = {"measure": "mui", "setting_a": "glu/pairs/0.01", "setting_b": "projection/pairs/0.01"}
+    row |= {"note": "2 cells in common, a correlation or cosine needs 3"}
+    reason = r"alone can be compared: 2 cells in common, a correlation or cosine needs 3\.$"
+    with pytest.raises(NothingToShow, match=reason):
+        findings_checks.sensitivity({"sensitivity": fill("sensitivity", [row])}, choice)
+
+
+def test_top_score_stands_beside_the_setting_shown_whatever_its_threshold(fill, choice):
+    curves, experts = choice.curves.label, choice.experts.label  # projection/pairs/0.01 and projection/pairs/0.001
+    statistics = {"n_cells": 9, "spearman": 0.7, "cosine": 0.9}
+    pairs = [
+        ("mui", "projection/pairs/0.5/top_score", curves, 0.61),
+        ("mui", "projection/pairs/0.9/top_score", curves, 0.62),
+        ("mui", "projection/pairs/0.5/top_score", experts, 0.11),  # not shown
+        ("mui", "glu/pairs/0.5/top_score", curves, 0.12),  # another formulation
+        ("mui", "projection/pairs/0.5/top_score/x", curves, 0.13),  # another variant
+        ("mui", "projection/pairs/0.5/top_score", "projection/pairs/0.5", 0.14),  # the same number means nothing
+        ("key_expert_proportion", experts, "projection/pairs/0.5/top_score", 0.63),
+    ]
+    rows = [statistics | {"measure": measure, "setting_a": a, "setting_b": b, "spearman": value}
+            for measure, a, b, value in pairs]  # fmt: skip
+    (sentence,) = findings_checks.sensitivity({"sensitivity": fill("sensitivity", rows)}, choice).sentences
+    assert sentence == (
+        "Across rules (no figure in the paper). top_score, whose threshold is a share of the highest score, beside the "
+        "setting shown. MUI: the lowest Spearman correlation of 2 pairs is 0.6100 (no interval), between "
+        "projection/pairs/0.5/top_score and projection/pairs/0.01 over 9 cells. Share of key experts: the cosine "
+        "similarity is 0.9000 (no interval) (Spearman correlation 0.6300 (no interval)), between "
+        "projection/pairs/0.001 and projection/pairs/0.5/top_score over 9 cells."
+    )
+
+
 def test_threshold_gives_separation_and_the_reason(fill, empty_tables, choice):
     row = {"model": "all models", **choice.masking._asdict(), "control": "expert", "n_cells": 6, "n_significant": 5}
     row |= {"separation": 0.0123, "separation_low": 0.01, "separation_high": 0.0145, "chosen": True}

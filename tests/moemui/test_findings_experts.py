@@ -109,11 +109,15 @@ def test_structure_that_is_not_significant(structured, choice):
 
 def test_structure_that_is_missing(structured, empty_tables, choice):
     structured["expert_overlap"]["jaccard"] = np.nan
-    structured["specialization_summary"]["n_testable"] = 0
+    structured["specialization_summary"][["n_testable", "n_domains"]] = [0, 2]
     structured["coactivation_summary"]["n_testable_within"] = 0
     said = text(findings_experts.structure(structured, choice))
     assert "no two tasks have key experts to compare" in said
     assert "no expert is active in some samples and not in all" in said
+    structured["specialization_summary"]["n_domains"] = 1
+    one_domain = text(findings_experts.structure(structured, choice))
+    assert "no expert is active in some" not in one_domain
+    assert "all samples are of one domain, so there is no test of whether experts follow one." in one_domain
     assert "no pair of experts can be tested" in said
     with pytest.raises(NothingToShow, match="expert_overlap, specialization_summary, coactivation_summary have no"):
         findings_experts.structure(empty_tables, choice)

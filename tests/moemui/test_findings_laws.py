@@ -43,8 +43,8 @@ def test_diversity_gives_correlation_resolution_and_what_is_coarser(fill, choice
     assert "Spearman correlation of 0.70 [0.60, 0.80] with the number of domains" in said
     assert "one domain more in 80.0 % [75.0, 85.0] of pairs (50 % would be guessing)" in said
     assert (
-        "MUI's resolution is finer than the share of key experts (p = 0.070) and the number of active experts (p = "
-        "0.070); no difference shown to distinct words (p = 0.070)."
+        "the resolution of MUI is finer than the share of key experts (p = 0.070) and the number of active experts (p "
+        "= 0.070); not shown to differ from distinct words (p = 0.070)."
     ) in said
     assert "η_expert and not from the level" not in said
     assert finding.verdict == "agrees"
@@ -74,10 +74,27 @@ def test_diversity_that_the_untrained_model_resolves_is_said(fill, choice):
     assert "untrained" not in said
 
 
+def test_diversity_of_a_constant_mui_gives_the_reason_and_no_number(fill, choice):
+    tables = effects(fill, choice, UNSHOWN, UNSHOWN)
+    table = tables["diversity_effect"]
+    constant = table["measure"] == "mui"
+    table.loc[constant, ["spearman", "spearman_low", "spearman_high"]] = np.nan
+    table.loc[constant, "note"] = "the same in all draws: no correlation"
+    finding = findings_laws.diversity(tables, choice)
+    said = text(finding)
+    assert "MUI has no correlation with the number of domains (the same in all draws: no correlation)." in said
+    assert "resolution of MUI is" not in said
+    assert "untrained" not in said
+    assert finding.verdict == "undecided"
+
+
 def test_diversity_that_is_missing(fill, empty_tables, choice):
-    with pytest.raises(NothingToShow, match="No model has samples of two domains"):
+    with pytest.raises(NothingToShow, match="number of domains was not measured"):
         findings_laws.diversity(empty_tables, choice)
     tables = effects(fill, choice, FINER, FINER)
+    unknown = tables["diversity_effect"].assign(resolution=np.nan, note="a single domain (x), so nothing varies")
+    with pytest.raises(NothingToShow, match=r"could not be varied: a single domain \(x\), so nothing varies\.$"):
+        findings_laws.diversity({"diversity_effect": unknown}, choice)
     tables["diversity_effect"].loc[:, "setting"] = choice.experts.label
     with pytest.raises(NothingToShow, match=r"Diversity was not measured at projection/pairs/0\.01"):
         findings_laws.diversity(tables, choice)
@@ -148,7 +165,7 @@ def test_flags_say_every_outcome_once(fill, empty_tables, choice):
         "No flag is raised.",
         "Not raised: MUI above 30 % without decline (tiny-olmoe, tiny-deepseek).",
     )
-    with pytest.raises(NothingToShow, match="The table diagnostics is empty"):
+    with pytest.raises(NothingToShow, match="No model was measured"):
         findings_laws.flags(empty_tables, choice)
 
 

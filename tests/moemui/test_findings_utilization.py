@@ -25,7 +25,7 @@ def test_utilization_gives_means_with_intervals_over_samples(study_tables, choic
     ).iloc[0]  # fmt: skip
     ends = f"[{100 * row['mui_at_m_sample_low']:.1f}, {100 * row['mui_at_m_sample_high']:.1f}]"
     assert f"lowest on addition ({100 * row['mui_at_m']:.1f} % {ends})" in said
-    assert "MUI of 200 samples a task" in finding.caveat
+    assert "MUI of 200 of a task's samples" in finding.caveat
     assert "up to 1 % of a layer's neurons key in a sample (projection/pairs/0.01)" in finding.caveat
 
 
@@ -47,7 +47,7 @@ def test_comparisons_are_counted_and_means_given(study_tables, choice):
     assert "tiny-deepseek against tiny-olmoe: 10.0 points [5.0, 15.0], significantly higher." in said
     assert "tiny-olmoe at step-00800 against step-00400: 10.0 points [5.0, 15.0], significantly higher." in said
     assert "step-00000" not in said
-    assert "MUI of 100 samples" in finding.caveat
+    assert "MUI of 100 of a task's samples" in finding.caveat
 
 
 def test_comparisons_that_are_not_shown_are_called_so(study_tables, choice):
@@ -69,9 +69,60 @@ def test_many_means_are_counted_in_place_of_listed(study_tables, choice):
 
 
 def test_comparisons_without_a_verdict_are_missing(study_tables, choice):
-    study_tables["comparisons"]["verdict"] = ""
-    with pytest.raises(NothingToShow, match="No two cells have the samples"):
+    study_tables["comparisons"][["verdict", "note"]] = ["", "fewer than 2 samples, so no comparison; without x"]
+    with pytest.raises(NothingToShow, match="outcome: fewer than 2 samples, so no comparison; without x"):
         findings_utilization.comparisons(study_tables, choice)
+    study_tables["utilization"]["tokens"] = 0.0
+    with pytest.raises(NothingToShow, match="All that could be compared is untrained"):
+        findings_utilization.comparisons(study_tables, choice)
+
+
+def test_nothing_to_compare_names_what_is_missing(study_tables, empty_tables, choice):
+    study_tables["comparisons"] = empty_tables["comparisons"]
+    with pytest.raises(NothingToShow, match="no model has two tasks at its last checkpoint, or two trained"):
+        findings_utilization.comparisons(study_tables, choice)
+    study_tables["utilization"] = study_tables["utilization"].head(1)
+    with pytest.raises(NothingToShow, match=r"There is nothing to compare: one task, one checkpoint, one model\."):
+        findings_utilization.comparisons(study_tables, choice)
+
+
+def test_a_single_checkpoint_names_what_phases_take(study_tables, empty_tables, choice):
+    study_tables["phases"] = empty_tables["phases"]
+    with pytest.raises(NothingToShow, match="A model needs two trained checkpoints for a phase"):
+        findings_phases.phases(study_tables, choice)
+
+
+def test_means_have_their_own_numbers_of_tasks(study_tables, choice):
+    # brackets and facts are ungraded; facts has the highest MUI, but not at every checkpoint
+    table, performance = study_tables["utilization"], study_tables["performance"]
+    performance.loc[performance["task"] != "addition", ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
+    table.loc[(table["task"] == "facts") & (table["order"] == 1), "mui_at_m"] = np.nan
+    said = text(findings_utilization.utilization(study_tables, choice))
+    own = table.query("model == 'tiny-olmoe' and order == 3 and scope == 'total' and threshold == 0.01")
+    own = own[own["formulation"] == "projection"].set_index("task")["mui_at_m"]
+    mean = 50 * (own["addition"] + own["brackets"])
+    assert "tiny-olmoe at step-00800: mean accuracy 75.0 % [68.6, 80.5] over 1 task and mean MUI " in said
+    assert f"and mean MUI {mean:.1f} % [" in said
+    assert "] over 2 tasks; MUI is lowest on addition (" in said
+    assert "and highest on brackets (" in said  # of the tasks that the mean is over
+    assert "facts" not in said
+
+
+def test_a_study_without_mui_at_the_common_number_says_so(study_tables, choice):
+    study_tables["utilization"]["mui_at_m"] = np.nan
+    said = text(findings_utilization.utilization(study_tables, choice))
+    assert "mean accuracy 80.0 % [76.5, 82.8] over 3 tasks; no mean MUI, since no task has the common number" in said
+    study_tables["performance"]["accuracy"] = np.nan
+    said = text(findings_utilization.utilization(study_tables, choice))
+    assert "no task is graded, and none has MUI at the common number of samples, at every checkpoint." in said
+
+
+def test_equal_extremes_are_no_extremes(study_tables, choice):
+    columns = ["mui_at_m", "mui_at_m_sample_low", "mui_at_m_sample_high"]
+    study_tables["utilization"][columns] = [0.2, 0.1, 0.3]
+    said = text(findings_utilization.utilization(study_tables, choice))
+    assert "lowest" not in said
+    assert "over 3 tasks; MUI is the same on all of them." in said
 
 
 def test_phases_are_counted_and_the_order_of_the_mean_is_judged(study_tables, choice):
@@ -126,8 +177,8 @@ def test_what_the_mean_hides_is_said(study_tables, choice):
 
 
 def test_no_step_with_a_phase_is_missing(study_tables, choice):
-    study_tables["phases"]["phase"] = ""
-    with pytest.raises(NothingToShow, match="No step between two trained checkpoints has a phase"):
+    study_tables["phases"][["phase", "note"]] = ["", "no sample is graded at both checkpoints"]
+    with pytest.raises(NothingToShow, match="No step of training has a phase: no sample is graded at both"):
         findings_phases.phases(study_tables, choice)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from moemui.statistics import intervals
 
@@ -16,7 +17,7 @@ def test_wilson_of_81_in_263():
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(0, 20), (20, 20), (1, 1)])
+@pytest.mark.parametrize(("successes", "trials"), [(0, 12), (0, 20), (12, 12), (20, 20), (1, 1)])
 def test_wilson_stays_inside_0_and_1(successes, trials):
     low, high = intervals.wilson(successes=successes, trials=trials)
     assert 0 <= low <= successes / trials <= high <= 1
@@ -75,3 +76,103 @@ def test_interval_of_a_mean_lies_among_the_values_and_moves_with_them(values, sh
 @pytest.mark.parametrize(("change", "known"), [((0.1, 0.0, 0.2), True), ((0.1, np.nan, np.nan), False)])
 def test_a_change_is_known_with_its_interval(change, known):
     assert bool(intervals.Change(*change).known) is known
+
+
+def differences(lost, gained, n):
+    return np.repeat([1, -1, 0], [lost, gained, n - lost - gained])
+
+
+def test_paired_proportions_by_hand():
+    # 5 lost and 1 gained of 18: (4 ± 1.96·√(8 − 16/20)) / 20
+    half = 1.959964 * np.sqrt(7.2) / 20
+    assert intervals.paired_proportions(differences=differences(5, 1, 18)) == pytest.approx((0.2 - half, 0.2 + half))
+
+
+def test_answers_that_never_changed_or_all_did_keep_a_width():
+    # ± 1.96·√2 / 14
+    assert intervals.paired_proportions(differences=np.zeros(12)) == pytest.approx((-0.19799, 0.19799), abs=1e-5)
+    low, high = intervals.paired_proportions(differences=np.ones(2))
+    assert low < 0 < high == 1  # two samples of two: nothing shown
+    assert intervals.paired_proportions(differences=np.ones(12))[0] == pytest.approx(
+        12 / 14 - 1.959964 * np.sqrt(14 - 144 / 14) / 14
+    )
+
+
+@given(st.lists(st.sampled_from([-1, 0, 1]), min_size=1, max_size=60))
+def test_a_paired_interval_holds_the_mean_and_turns_with_the_sign(listed):
+    values = np.array(listed)
+    low, high = intervals.paired_proportions(differences=values)
+    assert -1 <= low <= values.mean() <= high <= 1
+    assert high - low > 0
+    assert intervals.paired_proportions(differences=-values) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize("wrong", [[], [0.5], [0, 2], [np.nan]])
+def test_paired_proportions_refuse_what_is_no_difference_of_answers(wrong):
+    with pytest.raises(ValueError, match="give one or more, each −1, 0 or 1"):
+        intervals.paired_proportions(differences=np.array(wrong))
+
+
+def coverage(lost, gained, n):
+    """Exact: the probability of all numbers lost and gained whose interval holds the truth."""
+    held = 0.0
+    for b in range(n + 1):
+        if stats.binom.pmf(b, n, lost) < 1e-9:
+            continue
+        for c in range(n - b + 1):
+            chance = stats.multinomial.pmf([b, c, n - b - c], n, [lost, gained, 1 - lost - gained])
+            if chance > 1e-9:
+                low, high = intervals.paired_proportions(differences=differences(b, c, n))
+                held += chance * (low <= lost - gained <= high)
+    return held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [40, 200])
+@pytest.mark.parametrize("loss", [0.005, 0.01, 0.03, 0.1])
+def test_coverage_of_rare_losses(n, loss):
+    """At least the level. Above 98 % where fewer than about six samples are lost, as a width at 0 must."""
+    found = coverage(loss, 0.0, n)
+    assert found >= 0.92
+    assert found <= 0.99 or loss * n < 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lost", "gained"), [(0.15, 0.05), (0.3, 0.3), (0.6, 0.05)])
+def test_coverage_of_common_changes(lost, gained):
+    assert 0.92 <= coverage(lost, gained, 40) <= 0.98
+
+
+def test_mean_of_changes_by_hand():
+    changes = [intervals.Change(0.1, 0.07, 0.14), intervals.Change(0.3, 0.26, 0.33)]
+    # below √(0.03² + 0.04²) / 2, above √(0.04² + 0.03²) / 2
+    assert intervals.mean_of_changes(changes=changes) == pytest.approx((0.2, 0.175, 0.225))
+    assert intervals.mean_of_changes(changes=changes[:1]) == pytest.approx(changes[0])
+    for wrong in ([], [intervals.Change(0.1, np.nan, np.nan)]):
+        with pytest.raises(ValueError, match="give one or more that have an interval"):
+            intervals.mean_of_changes(changes=wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("lost", "gained", "most"), [(0.005, 0, 1), (0.03, 0, 1), (0.1, 0, 0.985), (0.3, 0.3, 0.98)])
+def test_coverage_of_the_mean_of_eight_tasks(lost, gained, most):
+    """Of 40 samples each. Every task brings its own pseudo-samples, so rare changes are covered in almost all cases."""
+    generator = np.random.default_rng(0)
+    held = []
+    for _ in range(1000):
+        drawn = generator.choice([1, -1, 0], p=[lost, gained, 1 - lost - gained], size=(8, 40))
+        tasks = [intervals.Change(own.mean(), *intervals.paired_proportions(differences=own)) for own in drawn]
+        found = intervals.mean_of_changes(changes=tasks)
+        held.append(found.low <= lost - gained <= found.high)
+    assert 0.92 <= np.mean(held) <= most
+
+
+def test_mean_interval_adds_distances_in_quadrature():
+    mean, low, high = intervals.mean_of_estimates(
+        values=np.array([0.2, 0.6]), lows=np.array([0.17, 0.56]), highs=np.array([0.26, 0.68])
+    )
+    assert mean == pytest.approx(0.4)
+    assert low == pytest.approx(0.4 - 0.05 / 2)  # √(0.03² + 0.04²) = 0.05
+    assert high == pytest.approx(0.4 + 0.10 / 2)  # √(0.06² + 0.08²) = 0.10
+    with pytest.raises(ValueError, match="a mean needs one or more finite values"):
+        intervals.mean_of_estimates(values=np.array([]), lows=np.array([]), highs=np.array([]))

@@ -187,6 +187,7 @@ def test_the_layout_on_disk_is_the_documented_one(tmp_path):
             "threshold": 0.3,
             "rule": "topk",
             "incomplete": 0,
+            "undefined": 0,
             "k": [2, 3],
         }
         assert group["indptr"].dtype == np.int64
@@ -277,6 +278,10 @@ def test_another_schema_version_is_refused_by_name(tmp_path):
             {"sets": {ANY: SETS}, "incomplete": {ANY: 7}},
             "glu/pairs/0.2: 7 incomplete cells; there are 6 cells in each of the settings glu/pairs/0.2",
         ),
+        (
+            {"sets": {ANY: SETS}, "undefined": {ANY: 7}},
+            "glu/pairs/0.2: 7 undefined cells; there are 6 cells in each of the settings glu/pairs/0.2",
+        ),
         ({"sets": {}, "routed_tokens": np.zeros((2, 3))}, r"shape \(2, 3\); it must be \(2 layers, 2 experts\)"),
     ],
 )
@@ -289,6 +294,15 @@ def test_write_refuses_and_leaves_no_file(change, text, tmp_path):
 def test_incomplete_cells_are_given_back(tmp_path):
     write(tmp_path / "k.h5", **RECORD, sets={ANY: SETS, ANY._replace(rule="top_score"): SETS}, incomplete={ANY: 6})
     assert read(tmp_path / "k.h5").incomplete == {ANY: 6, ANY._replace(rule="top_score"): 0}
+
+
+def test_undefined_cells_are_given_back_and_files_without_the_count_have_none(tmp_path):
+    other = ANY._replace(rule="top_score")
+    write(tmp_path / "k.h5", **RECORD, sets={ANY: SETS, other: SETS}, undefined={other: 5})
+    assert read(tmp_path / "k.h5").undefined == {ANY: 0, other: 5}
+    with h5py.File(tmp_path / "k.h5", "a") as file:
+        del file["sets/top_score/glu/pairs/0.2"].attrs["undefined"]
+    assert read(tmp_path / "k.h5").undefined == {ANY: 0, other: 0}
 
 
 MIXED = Samples(

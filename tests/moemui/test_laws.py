@@ -140,6 +140,7 @@ def study(models=5, checkpoints=3, tasks=("add", "sort"), curve=lambda mui: 0.2 
                 {c.name: fill.get(c.dtype) for c in TABLES["utilization"].columns}
                 | {**place, **SETTING._asdict(), "samples": "all", "scope": scope, "common_m": 40}
                 | dict.fromkeys(("mui", "mui_at_m", "mui_at_m_low", "mui_at_m_high"), mui if scope == "total" else 0.9)
+                | {"mui_at_m_sample_low": mui - 0.004, "mui_at_m_sample_high": mui + 0.003}
             )
         accuracy_rows.append(
             {c.name: fill.get(c.dtype) for c in TABLES["performance"].columns}
@@ -183,6 +184,61 @@ def test_rows_of_models_and_of_checkpoints():
     other, none = fitted(study(), Setting("glu", "pairs", 0.01))
     assert set(other.query("scope == 'models'")["n_points"]) == {0}
     assert set(none["scope"]) == {"published"}
+
+
+def test_the_interval_of_mui_is_that_over_samples():
+    tables = study(models=1, checkpoints=1)
+    found = laws.cells(**tables, setting=SETTING)
+    assert (found["mui"] - found["mui_low"]).tolist() == pytest.approx([0.004, 0.004])
+    assert (found["mui_high"] - found["mui"]).tolist() == pytest.approx([0.003, 0.003])
+    mean = laws.means(cells=found)
+    assert (mean["mui"] - mean["mui_low"]).tolist() == pytest.approx([0.004 * np.sqrt(2) / 2])
+    # a cell of too few samples has MUI but no interval, and so has the mean
+    tables["utilization"].loc[0, ["mui_at_m_sample_low", "mui_at_m_sample_high"]] = np.nan
+    mean = laws.means(cells=laws.cells(**tables, setting=SETTING))
+    assert mean["mui"].notna().all()
+    assert mean[["mui_low", "mui_high"]].isna().all(axis=None)
+
+
+def test_models_that_have_mui_at_different_m_have_no_law():
+    tables = study(models=6)
+    several = tables["utilization"]["model"].map({"m0": 15, "m1": 100}).fillna(40).astype("Int64")
+    tables["utilization"]["common_m"] = several
+    found, drawn = fitted(tables)
+    for task in ("mean", "add", "sort"):
+        row = by(found, "models", task=task)
+        assert row[["slope", "r_squared", "spearman", "spearman_p", "aicc"]].isna().all()
+        assert row["n_points"] == 6
+        assert row["note"] == "models have MUI at m = 15, 40, 100; give all models the same number of samples"
+    assert drawn.query("scope == 'models'").empty
+    longer = study(models=1, checkpoints=6)
+    longer["utilization"]["common_m"] = pd.array([15] * len(longer["utilization"]), dtype="Int64")
+    assert by(fitted(longer)[0], "checkpoints", model="m0")["slope"] > 0  # one model has one m
+    same = {name: pd.concat([table, tables[name][tables[name]["model"] != "m0"]]) for name, table in longer.items()}
+    same["utilization"].loc[same["utilization"]["model"] == "m0", "common_m"] = 40
+    assert "m = 40, 100; give" in by(fitted(same)[0], "models")["note"]
+
+
+def test_a_point_without_mui_makes_no_difference_of_m():
+    tables = study(models=6)
+    first = tables["utilization"]["model"] == "m0"
+    tables["utilization"].loc[first, ["mui_at_m"]] = np.nan
+    tables["utilization"].loc[first, "common_m"] = 99
+    found, _ = fitted(tables)
+    assert by(found, "models", task="add")["slope"] > 0
+    assert "different" not in by(found, "models", task="add")["note"]
+
+
+def test_reading_at_a_setting_keeps_what_at_keeps(tmp_path):
+    table = study()["utilization"]
+    other = [table.assign(threshold=0.3 * 0.1), table.assign(rule="top_score"), table.assign(variant="same_token")]
+    every = pd.concat([table, *other], ignore_index=True)
+    every.to_parquet(tmp_path / "u.parquet")
+    for setting in (SETTING, SETTING._replace(threshold=0.03), SETTING._replace(formulation="glu")):
+        kept = pd.read_parquet(tmp_path / "u.parquet", filters=laws.parquet_filter(setting=setting))
+        expected = laws.at(table=every, setting=setting)
+        pd.testing.assert_frame_equal(kept, expected.reset_index(drop=True))
+    assert len(laws.at(table=every, setting=SETTING._replace(threshold=0.03))) == len(table)
 
 
 def test_the_better_form_is_named_only_where_it_is_clear():

@@ -95,3 +95,13 @@ def test_compression_is_compared_at_a_number_of_bytes():
         lexical.compression_ratio(texts=["ab", "ä"], at=6)
     with pytest.raises(ValueError, match="found 0 bytes of text, but 1 are needed"):
         lexical.compression_ratio(texts=[""])
+
+
+@pytest.mark.parametrize(("texts", "at"), [([""] * 50, None), ([" ", "\n\t"], None), ([*[""] * 50, "ab"], 50)])
+def test_line_breaks_alone_are_no_text_to_compress(texts, at):
+    with pytest.raises(ValueError, match=r"the first \d+ bytes hold nothing but white space; give texts with char"):
+        lexical.compression_ratio(texts=texts, at=at)
+
+
+def test_half_a_letter_is_text():
+    assert lexical.compression_ratio(texts=["ä"], at=1) == pytest.approx(1 / 9)

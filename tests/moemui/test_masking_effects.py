@@ -76,7 +76,8 @@ def test_differences_are_means_over_samples_and_seeds():
         ("nll_difference", [[2, 2, 1, -1], [2, 2, -1, -1]]),  # nll under key − under random
         ("loss_difference", [[1, 1, 0, 0], [1, 0, 0, 0]]),  # correct under random − under key
     ):
-        wanted = crossed_mean(values=np.array(values, dtype=float))
+        pseudo = np.array([[-1.0, 1], [-1, 1]]) if name == "loss_difference" else None
+        wanted = crossed_mean(values=np.array(values, dtype=float), pseudo_samples=pseudo)
         assert effect[name] == wanted.mean
         assert effect[f"{name}_p"] == pytest.approx(wanted.p)
         assert effect[f"{name}_low"] == pytest.approx(wanted.low)
@@ -137,9 +138,38 @@ def test_the_interval_is_paired_over_samples():
     half = 1.96 * np.sqrt(0.1 * 0.9 / 100)
     assert effect["loss_key_low"] == pytest.approx(0.1 - half, abs=0.015)
     assert effect["loss_key_high"] == pytest.approx(0.1 + half, abs=0.015)
-    assert (effect["loss_random_low"], effect["loss_random_high"]) == (0, 0)
+    # no answer changed under the control, which shows less than nothing could: one more of either sign of 102
+    half = 1.984 * np.sqrt(2 / 101 / 102)
+    assert (effect["loss_random_low"], effect["loss_random_high"]) == pytest.approx((-half, half), rel=1e-3)
     assert effect["nll_increase_key_high"] == pytest.approx(0.5)
     assert effect["note"] == f"{FEW}; key and control differ alike in every sample's nll: no effect size"
+
+
+def answers(was, now, control, seeds=5):
+    """Conditions whose answers are alike in all samples of a list, and in all seeds."""
+    nll = np.linspace(1, 2, len(was))
+    drawn = [condition("random", control, nll + 0.1 * (seed + 1), seed) for seed in range(seeds)]
+    return [condition("none", was, nll, n_masked=0), condition("key", now, nll + 1), *drawn]
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_nothing_to_lose_is_no_certain_loss_of_nothing(seeds):
+    effect = rows(**CELL, conditions=answers([0] * 12, [0] * 12, [0] * 12, seeds))[1].iloc[0]
+    assert (effect["loss_key"], effect["loss_difference"], effect["loss_difference_p"]) == (0, 0, 1)
+    assert (effect["loss_key_low"], effect["loss_key_high"]) == pytest.approx((-0.198, 0.198), abs=1e-3)
+    for name in ("loss_random", "loss_difference"):
+        assert (effect[f"{name}_low"], effect[f"{name}_high"]) == pytest.approx((-0.22, 0.22), abs=0.02)
+    assert effect["loss_separation_per_1000_neurons_high"] == pytest.approx(100 * effect["loss_difference_high"])
+    assert (effect["accuracy_none"], effect["accuracy_none_low"]) == (0, 0)
+    assert effect["accuracy_none_high"] == pytest.approx(0.2425, abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "shown"), [(2, False), (12, True)])
+def test_all_lost_is_shown_by_interval_and_p_alike(n, shown):
+    effect = rows(**CELL, conditions=answers([1] * n, [0] * n, [1] * n))[1].iloc[0]
+    assert (effect["loss_key"], effect["loss_difference"]) == (1, 1)
+    assert (effect["loss_key_low"] > 0) == (effect["loss_difference_low"] > 0) == shown
+    assert (effect["loss_difference_p"] < 0.05) == shown
 
 
 def test_ungraded_samples_and_missing_references_are_left_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -109,6 +110,52 @@ def test_models_are_ranked_among_those_that_both_have(study_tables):
     assert (row["n_common"], row["mean_difference"]) == (2, pytest.approx(0.25 - (0.091 + 0.257) / 2))
 
 
+def test_ranks_of_models_that_have_mui_at_different_m_say_so(study_tables):
+    tables = renamed(study_tables, models={"tiny-olmoe": "GPT-OSS-20B", "tiny-deepseek": "Qwen3-Next"})
+    first = tables["utilization"]["model"] == "GPT-OSS-20B"
+    tables["utilization"].loc[first, "common_m"] = 40
+    found, agreement = beside(tables)
+    note = "models have MUI at m = 40, 200; give all models the same number of samples"
+    notes = found[found["figure"] == "mui_performance"].groupby("metric")["note"].unique().map(list).to_dict()
+    assert notes == {"mui": [note], "performance": [""]}
+    row = agreement.set_index("metric").loc["mui"]
+    assert row["note"] == f"a rank correlation takes 3, found 2; {note}"
+    assert np.isnan(row["spearman"])
+
+
+def test_three_models_at_different_m_have_no_rank_correlation(study_tables):
+    names = {"tiny-olmoe": "GPT-OSS-20B", "tiny-deepseek": "Qwen3-Next"}
+    tables = renamed(study_tables, models=names)
+    for name in NAMES:
+        extra = tables[name][tables[name]["model"] == "Qwen3-Next"].assign(model="DeepSeek-V2-Lite")
+        tables[name] = pd.concat([tables[name], extra], ignore_index=True)
+    _, agreement = beside(tables)
+    assert agreement.set_index(["figure", "metric"]).loc[("mui_performance", "mui"), "spearman"] != 0
+    tables["utilization"].loc[tables["utilization"]["model"] == "Qwen3-Next", "common_m"] = 40
+    _, agreement = beside(tables)
+    rows = agreement[agreement["figure"] == "mui_performance"].set_index("metric")
+    assert rows["n_common"].to_dict() == {"performance": 3, "mui": 3}
+    assert rows["spearman"].isna().to_dict() == {"performance": False, "mui": True}
+    assert rows.loc["mui", "note"].startswith("models have MUI at m = 40, 200")
+
+
+def test_a_task_that_is_not_graded_has_its_mui_in_the_mean(study_tables):
+    tables = renamed(study_tables, models={"tiny-olmoe": "Qwen3-Next"})
+    gap = ["accuracy", "accuracy_low", "accuracy_high"]
+    own = tables["performance"]["model"] == "Qwen3-Next"
+    tables["performance"].loc[own & (tables["performance"]["task"] == "facts"), gap] = np.nan
+    found, _ = beside(tables)
+    rows = found.set_index("metric")
+    cells = tables["utilization"].query(
+        "model == 'Qwen3-Next' and order == 3 and scope == 'total' and samples == 'all'"
+    )
+    mui = cells[np.isclose(cells["threshold"], 0.01) & (cells["formulation"] == "projection")]["mui_at_m"]
+    assert len(mui) == 3
+    assert rows.loc["mui", "own"] == pytest.approx(mui.mean())
+    assert rows.loc["performance", "own"] == pytest.approx((150 + 160) / 2 / 200)
+    assert set(rows["note"]) == {"mean of performance over 2 tasks, of MUI over 3"}
+
+
 def test_experts_of_the_same_name(study_tables):
     # of GPT-OSS-20B's ten printed experts the made-up study has L2-E1 alone
     found, agreement = beside(renamed(study_tables, models={"tiny-olmoe": "GPT-OSS-20B"}, tasks={"facts": "mmlu"}))
@@ -125,4 +172,7 @@ def test_a_missing_value_stands_beside_nothing(study_tables):
     gap = ["accuracy", "accuracy_low", "accuracy_high"]
     tables["performance"].loc[tables["performance"]["model"] == "Qwen3-Next", gap] = np.nan
     found, _ = beside(tables)
-    assert found.empty  # without a graded task there is no mean either
+    assert found["metric"].tolist() == ["mui"]  # MUI takes no grades
+    assert found["note"].tolist() == ["mean of performance over 0 tasks, of MUI over 3"]
+    tables["utilization"]["mui_at_m"] = np.nan
+    assert beside(tables)[0].empty

@@ -7,15 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.key_neurons.key_sets import KeySets
-from moemui.mui import rarefaction
 from moemui.mui.rarefaction import (
     absent,
     chao2,
     frequency_counts,
     mui_at,
     rarefied,
-    sample_losses,
     saturation_curve,
     unseen,
 )
@@ -209,52 +206,3 @@ def test_unseen_of_many_scopes_at_once_by_hand():
     # A = 3/4: ¾·4²/(2·2) = 3; without duplicates ¾·3·2/2 = 2.25; one unique or none adds nothing
     found = unseen(q1=np.array([4, 3, 1, 0]), q2=np.array([2, 0, 0, 5]), n=4)
     assert found.tolist() == [3.0, 2.25, 0.0, 0.0]
-
-
-def sets_of(matrix):
-    sizes = matrix.sum(axis=1)
-    return KeySets(np.concatenate([[0], np.cumsum(sizes)]), np.nonzero(matrix)[1].astype(np.int32))
-
-
-def losses_of(matrix, m, parts):
-    return sample_losses(
-        sets=sets_of(matrix), incidence=matrix.sum(axis=0), m=m, part_of=np.array(parts), parts=max(parts) + 1
-    )
-
-
-def test_losses_by_hand():
-    # samples {0, 1} and {1}: without the first one neuron is left, without the second two are
-    matrix = np.array([[True, True], [False, True]])
-    assert losses_of(matrix, 2, [0, 0])[:, 0].tolist() == [1.0, 0.0]
-    assert losses_of(matrix, 1, [0, 1]).tolist() == [[1.0, 0.0], [0.0, 0.0]]
-
-
-@settings(max_examples=60, deadline=None)
-@given(key_matrices(), st.integers(1, 8))
-def test_losses_are_what_leaving_a_sample_out_takes(matrix, m):
-    n, neurons = matrix.shape
-    if n < 2:
-        with pytest.raises(ValueError, match="found 1 samples; the noise over samples takes two or more"):
-            losses_of(matrix, 1, [0] * neurons)
-        return
-    m = min(m, n)
-    left = [
-        rarefied(counts=counts_of(np.delete(matrix, s, axis=0).sum(axis=0), n - 1), m=min(m, n - 1), cap=neurons)
-        for s in range(n)
-    ]
-    without = np.array([found.estimate for found in left])
-    lost = losses_of(matrix, m, [u % 2 for u in range(neurons)]).sum(axis=1)
-    assert (without - without.mean()).tolist() == pytest.approx((lost.mean() - lost).tolist(), abs=1e-12)
-
-
-def test_losses_counted_in_pieces_are_the_same(monkeypatch):
-    matrix = np.random.default_rng(0).random((20, 50)) < 0.2
-    whole = losses_of(matrix, 10, [u % 3 for u in range(50)])
-    monkeypatch.setattr(rarefaction, "ENTRIES_AT_ONCE", 7)
-    assert losses_of(matrix, 10, [u % 3 for u in range(50)]).tolist() == whole.tolist()
-
-
-@pytest.mark.parametrize("m", [0, 3])
-def test_losses_refuse_an_m_that_can_not_be_drawn(m):
-    with pytest.raises(ValueError, match=f"m is {m}; rarefaction draws 1 to n = 2"):
-        losses_of(np.eye(2, dtype=bool), m, [0, 0])

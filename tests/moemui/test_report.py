@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -136,6 +137,32 @@ def test_every_finding_and_provenance_is_on_the_page(study_tables, choice, tmp_p
     assert "tiny-olmoe step-00800 3 80.0 % [76.5, 82.8]" in page.text
 
 
+def test_a_threshold_that_masking_chose_is_printed_with_its_number(study_tables, choice, tmp_path):
+    settings = {"analysis": {"threshold": "auto", "curve_threshold": "auto", "expert_threshold": 0.6}}
+    page = write(
+        tmp_path / "report.html", study_tables, choice, study={"name": "x", "description": "", "settings": settings}
+    )
+    assert "analysis.threshold auto (0.001)" in page.text
+    assert "analysis.curve_threshold auto (0.01)" in page.text
+    assert "analysis.expert_threshold 0.6" in page.text
+
+
+def test_the_first_table_has_mui_without_grades_and_every_number_of_tasks(study_tables, choice, tmp_path):
+    table = study_tables["performance"]
+    columns = ["accuracy", "accuracy_low", "accuracy_high"]
+    table.loc[(table["model"] == "tiny-olmoe") & (table["task"] != "addition"), columns] = np.nan
+    table.loc[table["model"] == "tiny-deepseek", columns] = np.nan
+    page = write(tmp_path / "report.html", study_tables, choice)
+    assert "tiny-olmoe step-00800 accuracy 1, MUI 3, key experts 3 75.0 % [68.6, 80.5] 27.5 % [27.1, 27.9]" in page.text
+    assert "tiny-deepseek step-00800 accuracy 0, MUI 3, key experts 3 – 27.3 % [" in page.text
+
+
+def test_captions_say_which_intervals_they_show(study_tables, choice, svgs, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
+    assert "with 95 % intervals (over samples, for the controls over samples and seeds)" in page.text
+    assert "jackknife over samples, which holds up to half of a task's samples" in page.text
+
+
 def test_an_empty_study_says_why_nothing_is_shown(empty_tables, choice, tmp_path):
     _, left_out = draw_all(empty_tables, choice)
     page = write(tmp_path / "report.html", empty_tables, choice, left_out=left_out)
@@ -181,6 +208,7 @@ def test_inline_svg_renames_ids_and_their_uses():
 
 
 def test_intervals_stay_on_one_line():
+    assert unbroken("step = 1 (p = 0.03)") == "step = 1 (p\u00a0=\u00a00.03)"
     assert unbroken("so 1.0 % [0.9, 1.1] is") == "so 1.0\u00a0% [0.9,\u00a01.1] is"
 
 

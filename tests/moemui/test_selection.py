@@ -403,6 +403,7 @@ def test_undefined_cells_are_counted_in_a_warning(tmp_path, caplog, monkeypatch)
     file = key_neurons.read(where["path"])
     assert len(file.sets("glu", "pairs", 0.5, "top_score").neurons) == 0
     assert file.incomplete[Setting("glu", "pairs", 0.5, "top_score")] == 0
+    assert file.undefined == {Setting("glu", "pairs", 0.3): 0, Setting("glu", "pairs", 0.5, "top_score"): 40}
 
 
 def test_only_what_is_wanted_of_a_store_is_selected(tmp_path):

@@ -99,7 +99,10 @@ def test_texts_too_short_have_no_measure_and_say_so():
     every = found(n=1)
     assert every["distinct_1", ""].of is None
     assert every["distinct_2", ""].note == "a set of 1 may hold no 2-gram"
-    assert (every["compression_ratio", ""].of, every["compression_ratio", ""].note) == (None, "a sample has no text")
+    assert (every["compression_ratio", ""].of, every["compression_ratio", ""].note) == (
+        None,
+        "a set of 1 may hold no text",
+    )
 
 
 def test_agrees_with_the_analyses_of_a_whole_task():

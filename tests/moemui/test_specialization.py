@@ -195,7 +195,7 @@ def test_one_domain_is_not_tested_and_says_so(checkpoint):
     assert frame[["p", "q"]].eq(1).all(axis=None)
     assert frame[["mutual_information", "selectivity"]].eq(0).all(axis=None)
     assert frame["frequency_top"].isna().all()
-    assert summary["note"].tolist() == ["no testable expert", "no testable expert"]
+    assert summary["note"].tolist() == ["one domain: no test", "one domain: no test"]
 
 
 @pytest.mark.parametrize("samples", [[(0, 4)], [()], [()] * 4, [(0, 4)] * 4])

@@ -138,3 +138,10 @@ def test_tables_are_found_by_name():
     assert named("saturation") is SATURATION
     with pytest.raises(ValueError, match="there is no table 'saturations'; tables: training, performance"):
         named("saturations")
+
+
+def test_reading_may_leave_rows_on_disk(tmp_path):
+    write(SATURATION.frame([POINT, POINT | {"m": 20}, POINT | {"m": 30}]), tmp_path / "t.parquet", SATURATION)
+    found = read(tmp_path / "t.parquet", SATURATION, [("m", ">", 10)])
+    assert found["m"].tolist() == [20, 30]
+    assert read(tmp_path / "t.parquet", SATURATION, [("task", "==", "other")]).empty

@@ -117,6 +117,12 @@ def test_an_expert_that_is_never_active_is_not_among_the_most_frequent():
     assert row["note"] == "only 2 experts are active in any sample"
 
 
+def test_a_task_named_all_is_refused():
+    named = frequencies({"all": TASKS["add"], "sort": TASKS["sort"]})
+    with pytest.raises(ValueError, match="a task is named 'all', which stands for all tasks together; rename it"):
+        top_experts.rows(frequencies=named)
+
+
 def test_no_active_expert_is_said():
     nothing = {"add": dict.fromkeys(("L0-E0", "L0-S1"), (0.0, 0.0))}
     row = top_experts.rows(frequencies=frequencies(nothing)).set_index("task").loc["add"]

@@ -27,9 +27,12 @@ def test_mui_is_a_share_of_all_neurons():
 
 @pytest.mark.parametrize(
     ("counts", "m"),
-    [([200, 40, 0], 40), ([200, 40, 1, 9], 40), ([9, 4, 1], 4), ([1, 0], 1), ([0], None), ([], None)],
-)
-def test_common_samples_is_not_lowered_by_cells_with_hardly_any(counts, m):
+    [
+        ([200, 40, 0], 20), ([200, 40, 1, 9], 20), ([25, 200], 12), ([9, 4, 1], 2), ([3], 1), ([1, 0], 1), ([0], None),
+        ([], None),
+    ],
+)  # fmt: skip
+def test_common_samples_is_half_of_the_smallest_but_for_cells_with_hardly_any(counts, m):
     assert common_samples(counts) == m
 
 
@@ -40,7 +43,7 @@ PROJECTION = Setting("projection", "pairs", 0.1)
 
 @pytest.fixture
 def file(tmp_path):
-    def make(geometry=MIXED, correct=(1, 0, 1), lists=((0, 6), (0, 7), ()), incomplete=0):
+    def make(geometry=MIXED, correct=(1, 0, 1), lists=((0, 6), (0, 7), ()), incomplete=0, undefined=0):
         indptr = np.concatenate([[0], np.cumsum([len(own) for own in lists])]).astype(np.int64)
         n = len(lists)
         path = tmp_path / "key_neurons.h5"
@@ -59,6 +62,7 @@ def file(tmp_path):
             sets={PROJECTION: KeySets(indptr, np.array([u for own in lists for u in own], dtype=np.int32))},
             routed_tokens=np.zeros((len(geometry.layers), geometry.layers[0].routed), dtype=np.int64),
             incomplete={PROJECTION: incomplete},
+            undefined={PROJECTION: undefined},
         )
         return read(path)
 
@@ -83,7 +87,7 @@ def test_rows_of_a_file_by_hand(file):
     assert found.loc[("all", "total"), "mui_at_m"] == pytest.approx(7 / 30)
     assert found.loc[("all", "total"), ["q1", "q2"]].tolist() == [2, 1]
     assert found.loc["correct", "n_key"].tolist() == [2, 1, 1, 2]
-    assert found["note"].eq("").all()
+    assert found.loc["all", "note"].eq("fewer than 2·m = 4 samples, so no interval over samples").all()
     total = found.loc[("all", "total")]
     half = (total["mui_at_m_high"] - total["mui_at_m_low"]) / 2
     assert half <= 1.96 * total["mui_at_m_se"] + 1e-9
@@ -96,6 +100,29 @@ def test_no_correct_answers_keep_a_row_with_a_reason(file):
     assert found.loc["correct", "n_key"].isna().all()
     assert found.loc["correct", "note"].unique().tolist() == ["no correct answers"]
     assert found.loc["all", "mui_at_m"].tolist() == pytest.approx(found.loc["all", "mui"].tolist())
+
+
+def test_where_nothing_was_graded_no_answer_is_called_wrong(file):
+    found = rows(file(correct=(-1, -1, -1)), {"all": 1})
+    assert found.loc["correct", "note"].unique().tolist() == ["no sample was graded"]
+    empty = rows(file(correct=(), lists=()), {})
+    assert empty["note"].groupby("samples").unique().map(list).to_dict() == {
+        "all": ["no samples"],
+        "correct": ["no sample was graded"],
+    }
+
+
+@pytest.mark.parametrize(("n", "given"), [(3, False), (4, True), (5, True)])
+def test_below_twice_the_common_m_there_is_no_interval_over_samples(file, n, given):
+    """The jackknife over samples does not hold there; MUI at m itself is exact."""
+    made = file(correct=(1,) * n, lists=[[s, 6 + s % 3] for s in range(n)])
+    found = rows(made, {"all": 2}).loc["all"].drop(index="layer")
+    assert found["mui_at_m"].notna().all()
+    assert found["mui_at_m_low"].notna().all()
+    names = ["mui_at_m_sample_se", "mui_at_m_sample_low", "mui_at_m_sample_high"]
+    assert found[names].notna().eq(given).all(axis=None)
+    note = "" if given else "fewer than 2·m = 4 samples, so no interval over samples"
+    assert found["note"].unique().tolist() == [note]
 
 
 def test_a_cell_with_fewer_samples_than_the_common_m_says_so(file):
@@ -155,7 +182,7 @@ def test_noise_over_samples_by_hand(file):
 
 
 def test_identical_samples_vary_in_nothing(file):
-    found = rows(file(lists=((0, 6), (0, 6), (0, 6))), {"all": 3, "correct": 2}).loc[("all", "total")]
+    found = rows(file(lists=((0, 6), (0, 6), (0, 6))), {"all": 1, "correct": 1}).loc[("all", "total")]
     assert (found["mui"], found["mui_at_m"], found["chao2"]) == (0.2, 0.2, 0.2)
     assert found[["mui_at_m_se", "mui_at_m_sample_se"]].tolist() == [0.0, 0.0]
     assert found["note"] == ""
@@ -164,11 +191,22 @@ def test_identical_samples_vary_in_nothing(file):
 def test_sets_that_may_lack_neurons_say_so_in_every_row(file):
     made = file(incomplete=2)
     note = "2 of 3 sample × layer cells reach the end of what is stored, so sets are lower bounds"
-    found = rows(made, {"all": 3})
+    found = rows(made, {"all": 1})
     assert found.loc["all", "note"].unique().tolist() == [note]
     assert found.loc["correct", "note"].unique().tolist() == [f"no common m; {note}"]
     curve = utilization.saturation_rows(key_neurons=made, tokens=None, order=0)
     assert curve["note"].unique().tolist() == [note]
+
+
+def test_sets_that_are_undefined_in_some_cells_say_so_in_every_row(file):
+    made = file(undefined=1)
+    note = "in 1 of 3 sample × layer cells the highest score is not positive, so no neuron is key there"
+    found = rows(made, {"all": 1, "correct": 1})
+    assert found["note"].unique().tolist() == [note]
+    curve = utilization.saturation_rows(key_neurons=made, tokens=None, order=0)
+    assert curve["note"].unique().tolist() == [note]
+    both = utilization.saturation_rows(key_neurons=file(undefined=1, incomplete=2), tokens=None, order=0)
+    assert both["note"].str.contains("lower bounds; in 1 of 3").all()
 
 
 def test_experts_over_their_own_neurons_by_hand(file):

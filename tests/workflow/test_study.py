@@ -56,6 +56,33 @@ def test_an_automatic_threshold_masks_all_stored_ones_and_needs_two():
         Study(config)
 
 
+def test_only_an_automatic_expert_threshold_is_shown_for_masking():
+    config = copy.deepcopy(VALID)
+    config["analysis"] = {"threshold": 0.0008, "curve_threshold": "auto"}
+    config["masking"] = {"thresholds": [0.001, 0.002]}
+    assert Study(config).shown_masking_setting()[2] == 0.001
+    config["analysis"] = {"threshold": "auto", "curve_threshold": 0.002}
+    assert Study(config).shown_masking_setting()[2] == "auto"
+
+
+def test_a_suite_with_the_name_of_anothers_variant_is_told():
+    config = copy.deepcopy(VALID)
+    config["tasks"]["u"] = VALID["tasks"]["t"]
+    config["suites"] = {"s": ["t"], "s_v": ["u"]}
+    config["contributions"] = {"variants": {"v": {"gate_weighting": False}}}
+    with pytest.raises(StudyError, match="suites: found s_v, which names the jobs of s under"):
+        Study(config)
+
+
+def test_rules_on_scores_need_a_selection_that_stores_them():
+    config = copy.deepcopy(VALID)
+    config["contributions"] = {"selections": ["pairs", "per_token"]}
+    config["analysis"] = {"selection": "per_token"}
+    config["key_neurons"] = {"top_score": [0.5]}
+    with pytest.raises(StudyError, match=r"with analysis\.selection 'per_token', whose scores are not stored"):
+        Study(config)
+
+
 def test_a_variant_changes_its_options_and_is_scored_at_the_main_setting():
     config = copy.deepcopy(VALID)
     config["models"]["m"]["checkpoints"] = [{"name": name, "revision": "main"} for name in "abc"]
@@ -174,6 +201,8 @@ def change(path, value):
         (("models", "m", "hold"), "too large", r"models: all of \['m'\] are on hold"),
         (("study",), "mlflow", r"study: found 'mlflow', which the workflow uses itself"),
         (("tasks",), {"mean": {"lm_eval": "x", "domain": "d"}}, r"tasks: found 'mean', which the workflow uses itself"),
+        (("tasks",), {"all": {"lm_eval": "x", "domain": "d"}}, r"tasks: found 'all', which the workflow uses itself"),
+        (("contributions", "variants"), {"v": {"eos": "exclude"}}, r"variants.v: found .* are the main options"),
         (("tasks", "t", "max_new_tokens"), 0, r"tasks.t.max_new_tokens: found 0"),
         (("models", "m", "think_end"), "", r"models.m.think_end: found ''; allowed is the text with which"),
         (("models", "m", "chat_template_args"), {"a": [1]}, r"models.m.chat_template_args.a: found \[1\]"),

@@ -1,7 +1,9 @@
 """What masking costs (SPEC section 7): key neurons against as many others, from outcomes a sample.
 
 Outcomes come from running the model; nothing here does. All comparisons are paired over the same samples. Those with a
-control are means over samples × seeds, and their intervals hold both (`crossed_means`).
+control are means over samples × seeds, and their intervals hold both (`crossed_means`). Losses of accuracy are of
+answers right or wrong, so one lost and one gained answer more stand in their intervals: these keep a width where no
+answer changed (`intervals.paired_proportions`).
 """
 
 from __future__ import annotations
@@ -182,9 +184,16 @@ def _effect(none: Condition, key: Condition, control: Sequence[Condition], n_neu
         notes.append(
             f"matched only in part, {apart:+.2f} apart: these experts have too few others as often switched on"
         )
-    loss, nll = crossed_mean(values=against), crossed_mean(values=nll_against)
+    # an answer lost under the one condition alone, and under the other, with every seed
+    ends = np.tile([-1.0, 1.0], (len(control), 1))
+    loss, nll = crossed_mean(values=against, pseudo_samples=ends), crossed_mean(values=nll_against)
     # Each a neuron that it masked: a control may be smaller than the key set.
     per_key, per_control = 1000 / max(key.n_masked, 1), 1000 / np.maximum(masked, 1)[:, None]
+    separation_ends = np.hstack([-per_control, np.full_like(per_control, per_key)])
+    # one sample has no interval
+    loss_band = intervals.paired_proportions(differences=key_lost) if len(key_lost) > 1 else (GAP, GAP)
+    rise_band = intervals.mean_interval(values=key_rise, seed=seed) if len(key_rise) > 1 else (GAP, GAP)
+    none_band = intervals.wilson(successes=int(was.sum()), trials=len(was)) if len(was) else (GAP, GAP)
     return {
         "n_masked": key.n_masked,
         "share_masked": key.n_masked / n_neurons,
@@ -193,12 +202,14 @@ def _effect(none: Condition, key: Condition, control: Sequence[Condition], n_neu
         "activation_frequency_smd": apart,
         "n_samples": len(none.correct),
         "accuracy_none": float(was.mean()) if len(was) else GAP,
-        **_over_samples("loss_key", key_lost, seed),
-        **_estimate("loss_random", crossed_mean(values=lost), bound=1),
+        "accuracy_none_low": none_band[0],
+        "accuracy_none_high": none_band[1],
+        **_over_samples("loss_key", key_lost, loss_band),
+        **_estimate("loss_random", crossed_mean(values=lost, pseudo_samples=ends), bound=1),
         **_estimate("loss_difference", loss, bound=1),
         "loss_difference_p": loss.p,
         "loss_random_sd": float(lost.mean(axis=1).std(ddof=1)) if seeded else GAP,
-        **_over_samples("nll_increase_key", key_rise, seed),
+        **_over_samples("nll_increase_key", key_rise, rise_band),
         **_estimate("nll_increase_random", crossed_mean(values=rise)),
         **_estimate("nll_difference", nll),
         "nll_difference_p": nll.p,
@@ -206,7 +217,9 @@ def _effect(none: Condition, key: Condition, control: Sequence[Condition], n_neu
         "nll_effect_size": nll_size,
         **_estimate(
             "loss_separation_per_1000_neurons",
-            crossed_mean(values=key_lost[: lost.shape[1]] * per_key - lost * per_control),
+            crossed_mean(
+                values=key_lost[: lost.shape[1]] * per_key - lost * per_control, pseudo_samples=separation_ends
+            ),
         ),
         **_estimate(
             "nll_separation_per_1000_neurons",
@@ -252,11 +265,10 @@ def _apart(key: Condition, control: Sequence[Condition]) -> float:
     )
 
 
-def _over_samples(name: str, differences: np.ndarray, seed: int) -> dict[str, float]:
-    """Mean of paired differences with its interval under the names of a table; missing for none, or one, of them."""
-    n = len(differences)
-    low, high = intervals.mean_interval(values=differences, seed=seed) if n > 1 else (GAP, GAP)
-    return {name: float(differences.mean()) if n else GAP, f"{name}_low": low, f"{name}_high": high}
+def _over_samples(name: str, differences: np.ndarray, band: tuple[float, float]) -> dict[str, float]:
+    """Mean of paired differences with its interval under the names of a table; missing where there are none."""
+    mean = float(differences.mean()) if len(differences) else GAP
+    return {name: mean, f"{name}_low": band[0], f"{name}_high": band[1]}
 
 
 def _estimate(name: str, found: CrossedMean, *, bound: float = np.inf) -> dict[str, float]:

@@ -86,10 +86,12 @@ def compression_ratio(*, texts: Sequence[str], at: int | None = None) -> float:
     Around 1 to 1,000. zlib's own 8 to 11 bytes lower it on short text, below 1 for a few words, and it rises with
     length, so compare sets of texts at one number of bytes, `at`: what lies behind is cut off, and the texts' order
     should be random. zlib looks back 32 KiB, so what repeats farther apart is not seen.
-    Raises ValueError for no text or fewer than `at` bytes.
+    Raises ValueError for no text, fewer than `at` bytes, or nothing but white space in these: line breaks repeat too.
     """
     raw = "\n".join(texts).encode()
     if not 1 <= (len(raw) if at is None else at) <= len(raw):
         raise ValueError(f"found {len(raw)} bytes of text, but {at or 1} are needed; give more or longer texts")
     cut = raw if at is None else raw[:at]
+    if not cut.decode(errors="replace").strip():
+        raise ValueError(f"the first {len(cut)} bytes hold nothing but white space; give texts with characters")
     return len(cut) / len(zlib.compress(cut, LEVEL))

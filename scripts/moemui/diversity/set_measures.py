@@ -116,9 +116,10 @@ def _distinct(texts: Sequence[str], size: int, n: int) -> Measure:
 
 
 def _compression(texts: Sequence[str], n: int) -> Measure:
-    at = _shortest(np.array([len(text.encode()) for text in texts]), n) + n - 1
-    if at == 0:
-        return Measure("lexical", "compression_ratio", "", -1, None, "a sample has no text")
+    shortest = _shortest(np.array([len(text.encode()) if text.strip() else 0 for text in texts]), n)
+    if shortest == 0:
+        return Measure("lexical", "compression_ratio", "", -1, None, f"a set of {n} may hold no text")
+    at = shortest + n - 1
 
     def of(drawn: np.ndarray) -> np.ndarray:
         return np.array([lexical.compression_ratio(texts=[texts[i] for i in one], at=at) for one in drawn])

@@ -169,8 +169,10 @@ def cross_table(*, key: np.ndarray, shared: np.ndarray) -> dict[str, int]:
 def default_task_sets(tasks: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """`all`, each task, and each pair as `a + b`; no set twice, and no pairs above MOST_PAIRED tasks.
 
-    A single task is `all`, and so is the one pair of two.
+    A single task is `all`, and so is the one pair of two. Raises ValueError for a task named `all`.
     """
+    if ALL in tasks:
+        raise ValueError(f"a task is named {ALL!r}, which stands for all tasks together; rename it")
     single = [(task,) for task in tasks] if len(tasks) > 1 else []
     pairs = list(itertools.combinations(tasks, 2)) if 2 < len(tasks) <= MOST_PAIRED else []
     return {ALL: tuple(tasks)} | {" + ".join(chosen): chosen for chosen in [*single, *pairs]}

@@ -178,8 +178,9 @@ def rows(
             ],
         }
     )
+    none = "one domain: no test" if len(names) == 1 else "no testable expert"
     summaries = [
-        identity | {"kind": kind} | _summary(frame[frame["kind"] == kind], testable[frame["kind"] == kind], seed)
+        identity | {"kind": kind} | _summary(frame[frame["kind"] == kind], testable[frame["kind"] == kind], none, seed)
         for kind in ("routed", "shared")
         if (frame["kind"] == kind).any()
     ]
@@ -210,8 +211,8 @@ def _top(active: np.ndarray, sizes: np.ndarray, names: np.ndarray, testable: np.
     return columns
 
 
-def _summary(frame: pd.DataFrame, testable: np.ndarray, seed: int) -> dict[str, Any]:
-    """The measured columns of a `specialization_summary` row, from the rows of a kind."""
+def _summary(frame: pd.DataFrame, testable: np.ndarray, none: str, seed: int) -> dict[str, Any]:
+    """The measured columns of a `specialization_summary` row, from the rows of a kind; none: the note without any."""
     information = frame["mutual_information"].to_numpy()[testable]
     gap, note = float("nan"), ""
     mean, low, high, expected = gap, gap, gap, gap
@@ -220,7 +221,7 @@ def _summary(frame: pd.DataFrame, testable: np.ndarray, seed: int) -> dict[str, 
     if len(information) > 1:
         low, high = intervals.mean_interval(values=information, seed=seed)
     if len(information) < 2:
-        note = "no testable expert" if not len(information) else "one testable expert: no interval"
+        note = none if not len(information) else "one testable expert: no interval"
     return {
         "n_experts": len(frame),
         "n_active": int((frame["n_active"] > 0).sum()),

@@ -73,8 +73,10 @@ def rows(*, frequencies: pd.DataFrame, count: int = TOP) -> pd.DataFrame:
 
     An expert that is active in no sample is not among the most frequent, even where fewer than `count` ever are.
     q_greater corrects over all testable rows of one setting: those of models with shared and routed experts of which
-    some are in the top and some are not.
+    some are in the top and some are not. Raises ValueError for a task named `all`.
     """
+    if (frequencies["task"] == ALL).any():
+        raise ValueError(f"a task is named {ALL!r}, which stands for all tasks together; rename it")
     every = pd.concat([frequencies, pooled(frequencies=frequencies)], ignore_index=True, join="inner")
     records = []
     for values, group in every.groupby(["task", *CELL], sort=False):

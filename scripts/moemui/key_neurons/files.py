@@ -13,8 +13,9 @@ The file holds numbers and UTF-8 text alone, gzip the only filter, so that any l
     routing/tokens                    int64  (layer, routed expert)   response tokens, summed over samples
     sets/{rule}/{formulation}/{selection}/{threshold}
                                       attributes formulation, selection, rule: text; threshold: float64; incomplete:
-                                      int64, cells (sample × layer) whose sets may lack neurons; k, with rule topk:
-                                      int64 (layer,), the ranked entries taken of each layer
+                                      int64, cells (sample × layer) whose sets may lack neurons; undefined: int64,
+                                      cells that have no key set, as top_score without a positive score; k, with rule
+                                      topk: int64 (layer,), the ranked entries taken of each layer
         indptr                        int64  (sample + 1,)            where each sample's neurons begin
         neurons                       int32 or int64  (entry,)        flat numbers from 0, ascending in a sample
 
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,7 @@ def write(
     routed_tokens: np.ndarray,
     variant: str = MAIN,
     incomplete: Mapping[Setting, int] | None = None,
+    undefined: Mapping[Setting, int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a task's key sets of all settings as HDF5, to be opened with `read`.
@@ -141,7 +143,8 @@ def write(
     routed_tokens: int64, (layers, most routed experts of a layer), response tokens routed to each expert.
     variant: the name of the options of SPEC section 2 that the scores were made with; options: themselves (alignment,
     head, …), plain JSON types. incomplete: sample × layer cells in which a setting's sets may lack neurons, because as
-    many as are stored were taken; 0 where it is not named.
+    many as are stored were taken; undefined: those in which its rule has no key set, so that it is empty. Both are 0
+    where a setting is not named.
     Raises ValueError for sets of another number of samples or another variant, thresholds that print alike, or a wrong
     shape.
     """
@@ -155,12 +158,13 @@ def write(
             f"it must be ({len(geometry.layers)} layers, {routed} experts)"
         )
     cells = samples.n * len(geometry.layers)
-    for setting, count in (incomplete or {}).items():
-        if setting not in sets or not 0 <= count <= cells:
-            raise ValueError(
-                f"{Setting(*setting).label}: {count} incomplete cells; there are {cells} cells in each of the settings "
-                f"{', '.join(labels)}"
-            )
+    for what, counts in (("incomplete", incomplete), ("undefined", undefined)):
+        for setting, count in (counts or {}).items():
+            if setting not in sets or not 0 <= count <= cells:
+                raise ValueError(
+                    f"{Setting(*setting).label}: {count} {what} cells; there are {cells} cells in each of the settings "
+                    f"{', '.join(labels)}"
+                )
     for raw, key_sets in sets.items():
         setting = Setting(*raw)
         if key_sets.n_samples != samples.n:
@@ -197,6 +201,7 @@ def write(
                 threshold=float(setting.threshold),
                 rule=setting.rule,
                 incomplete=(incomplete or {}).get(setting, 0),
+                undefined=(undefined or {}).get(setting, 0),
             )
             if setting.rule == "topk":
                 group.attrs["k"] = geometry.key_count(setting.threshold)
@@ -210,7 +215,10 @@ def _where(setting: Setting) -> str:
 
 @dataclass(frozen=True)
 class KeyNeurons:
-    """A key neuron file: its record, its samples, and the sets of each setting, read when asked for."""
+    """A key neuron file: its record, its samples, and the sets of each setting, read when asked for.
+
+    incomplete, undefined: by setting, the sample × layer cells that `write` was told of.
+    """
 
     path: Path
     model: str
@@ -223,6 +231,7 @@ class KeyNeurons:
     incomplete: dict[Setting, int]
     routed_tokens: np.ndarray
     options: dict[str, Any]
+    undefined: dict[Setting, int] = field(default_factory=dict)
 
     def sets(self, *setting: Any) -> KeySets:
         """The key sets of one setting, given part by part as to `Setting`.
@@ -253,7 +262,8 @@ def read(path: str | Path) -> KeyNeurons:
                 f"{path}: schema_version is {version}, but this code reads {SCHEMA_VERSION}; "
                 "delete the file so that its stage runs again"
             )
-        found: dict[Setting, int] = {}
+        incomplete: dict[Setting, int] = {}
+        undefined: dict[Setting, int] = {}
 
         def collect(_: str, item: h5py.Group | h5py.Dataset) -> None:
             if "threshold" in item.attrs:
@@ -265,7 +275,8 @@ def read(path: str | Path) -> KeyNeurons:
                     about["rule"],
                     file.attrs["variant"],
                 )
-                found[setting] = int(about["incomplete"])
+                incomplete[setting] = int(about["incomplete"])
+                undefined[setting] = int(about.get("undefined", 0))  # files of before the count was kept lack it
 
         file["sets"].visititems(collect) if "sets" in file else None
         return KeyNeurons(
@@ -281,8 +292,9 @@ def read(path: str | Path) -> KeyNeurons:
                 response_tokens=file["samples/response_tokens"][()],
             ),
             variant=file.attrs["variant"],
-            settings=tuple(sorted(found)),
-            incomplete=found,
+            settings=tuple(sorted(incomplete)),
+            incomplete=incomplete,
+            undefined=undefined,
             routed_tokens=file["routing/tokens"][()],
             options=json.loads(file.attrs["options"]),
         )

@@ -152,7 +152,8 @@ def select_key_neurons(
 
     stores: the task's store, or all its shards in order. thresholds, top_score, global_topk: those of each rule; the
     last two need scores, so selection `per_token` has only the first. formulations, selections: of the stored ones,
-    those wanted; None is all. Cells that are incomplete or undefined are counted in a warning, once a setting.
+    those wanted; None is all. Cells that are incomplete or undefined are counted in the file and in a warning, once a
+    setting.
 
     Raises ValueError where stores and responses are not of the same samples, for a formulation or selection that is not
     stored, and for a rule that needs scores where none of the selections has any; IncompleteStoreError for a damaged
@@ -175,11 +176,13 @@ def select_key_neurons(
         )
     sets: dict[Setting, KeySets] = {}
     incomplete: dict[Setting, int] = {}
+    undefined: dict[Setting, int] = {}
     for formulation, selection in chosen:
         own = wanted + by_score * (selection in BY_SCORE)
         for (rule, threshold), found in _selected(scores, formulation, selection, own):
             setting = Setting(formulation, selection, threshold, rule, variant)
-            sets[setting], incomplete[setting] = found.sets, int(found.incomplete.sum())
+            sets[setting] = found.sets
+            incomplete[setting], undefined[setting] = int(found.incomplete.sum()), int(found.undefined.sum())
             _tell(setting, found)
     key_neurons.write(
         path,
@@ -197,6 +200,7 @@ def select_key_neurons(
         routed_tokens=key_neurons.routed_tokens(tokens=scores.routed_tokens, geometry=scores.geometry),
         variant=variant,
         incomplete=incomplete,
+        undefined=undefined,
         options=scores.attributes["options"],
     )
 

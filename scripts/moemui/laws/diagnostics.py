@@ -94,15 +94,16 @@ def rows(
         shared = _mui(own[own["checkpoint"] == checkpoint], curve_setting, "shared")
         steps = at(table=phases[phases["model"] == model], setting=curve_setting)
         untrained = set(own.loc[own["tokens"] == 0, "checkpoint"])
+        trained = set(own["checkpoint"]) - untrained
         experts = here(key_experts, expert_setting)
         experts = experts[np.isclose(experts["expert_threshold"], expert_threshold)]
         # the loss of key neurons stands in the rows of every control
         masked = here(masking_effect[masking_effect["control"] == "expert"], masking_setting)
         for flag in (
-            _mui_without_decline(total, _last_step(steps, checkpoint, untrained)),
+            _mui_without_decline(total, _last_step(steps, checkpoint, untrained), alone=len(trained) < 2),
             _few_key_experts(_mean(experts, "proportion")),
             _shared_and_total(shared, total),
-            _cheap_masking(_mean(masked, "loss_key")),
+            _cheap_masking(_mean(masked, "loss_key"), _mean(masked, "accuracy_none")),
         ):
             records.append({"model": model, "checkpoint": checkpoint} | dict(_columns(flag)))
     return DIAGNOSTICS.frame(records)
@@ -141,23 +142,19 @@ def _last_step(steps: pd.DataFrame, checkpoint: str, untrained: set[str]) -> Mea
     return Mean(*step[["d_mui", "d_mui_low", "d_mui_high"]].to_numpy(dtype=float)[0]) if len(step) else NONE
 
 
-def _mui_without_decline(total: Mean, step: Mean) -> Flag:
+def _mui_without_decline(total: Mean, step: Mean, *, alone: bool) -> Flag:
     high = beyond(figure=total, limit=HIGH_MUI, above=True)
     if np.isnan(step.value):
-        # a single trained checkpoint can't have declined or not: only a low MUI settles the flag
+        # an unknown step can have been a decline or not: only a low MUI settles the flag
         outcome = high if high in (NOT_RAISED, NOT_MEASURED) else UNDECIDED
-        course, note = (
-            "there is no earlier trained checkpoint to compare with",
-            "a decline takes two trained checkpoints",
-        )
+        note = "a decline takes two trained checkpoints" if alone else "no task has a change of MUI with an interval"
+        course = "there is no earlier trained checkpoint to compare with" if alone else "its last step was not measured"
     else:
-        declined = step.high < 0
-        outcome = NOT_RAISED if declined else high
-        course = f"its last step in training changed it by {_points(step)}, "
-        course += "a decline" if declined else "no significant decline"
+        grown = beyond(figure=step, limit=0.0, above=True)
+        outcome = both(first=high, second=grown)
+        said = {RAISED: "a rise", NOT_RAISED: "a decline"}.get(grown, "neither a rise nor a decline shown")
+        course = f"its last step in training changed it by {_points(step)}, {said}"
         note = "" if np.isfinite(step).all() else "the last step has no interval"
-        if note:
-            outcome = high if high in (NOT_RAISED, NOT_MEASURED) else UNDECIDED
     evidence = f"{outcome.capitalize()}: MUI is {_percent(total)}, limit {_percent(HIGH_MUI)}; {course}."
     return Flag("mui_without_decline", outcome, total, HIGH_MUI, step, 0.0, evidence, _notes(total, "MUI", note))
 
@@ -190,14 +187,23 @@ def _shared_and_total(shared: Mean, total: Mean) -> Flag:
     )  # fmt: skip
 
 
-def _cheap_masking(loss: Mean) -> Flag:
+def _cheap_masking(loss: Mean, accuracy: Mean) -> Flag:
+    """accuracy: with nothing masked. One that may be no higher than the limit has nothing to lose by any masking."""
     outcome = beyond(figure=loss, limit=CHEAP_MASKING, above=False)
-    evidence = (
-        f"{outcome.capitalize()}: masking the key neurons costs {_points(loss)} of accuracy, "
-        f"limit {_points(CHEAP_MASKING)}."
-    )
+    if outcome == NOT_MEASURED:
+        text = "what masking the key neurons costs was not measured"
+    else:
+        text = f"masking the key neurons costs {_points(loss)} of accuracy, limit {_points(CHEAP_MASKING)}"
+        text += f"; with nothing masked it is {_percent(accuracy)}"
     note = _notes(loss, "loss by masking on a graded task")
-    return Flag("cheap_masking", outcome, loss, CHEAP_MASKING, NONE, np.nan, evidence, note)
+    if outcome == RAISED and beyond(figure=accuracy, limit=CHEAP_MASKING, above=True) != RAISED:
+        outcome = UNDECIDED
+        text += (
+            ", which leaves nothing to lose" if accuracy.high <= CHEAP_MASKING else ", which may leave nothing to lose"
+        )
+    evidence = f"{outcome.capitalize()}: {text}."
+    notes = "; ".join(filter(None, [note, _notes(accuracy, "accuracy with nothing masked")]))
+    return Flag("cheap_masking", outcome, loss, CHEAP_MASKING, accuracy, CHEAP_MASKING, evidence, notes)
 
 
 def _notes(figure: Mean, what: str, other: str = "") -> str:

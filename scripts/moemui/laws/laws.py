@@ -22,7 +22,7 @@ from statsmodels.tools.eval_measures import aicc
 
 from moemui.key_neurons.settings import Setting
 from moemui.mui.dynamics import MEAN
-from moemui.statistics.intervals import CONFIDENCE
+from moemui.statistics.intervals import CONFIDENCE, mean_of_estimates
 from moemui.tables.laws import UTILITY_CURVE, UTILITY_LAW
 
 FORMS = ("linear", "logarithmic")
@@ -43,15 +43,8 @@ class Mean(NamedTuple):
 
 
 def mean_over_tasks(*, values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> Mean:
-    """Mean of independent estimates, float64 (n,), with its 95 % interval; no interval where one of theirs is missing.
-
-    MOVER (Zou & Donner 2008): the distances to the lower ends add in quadrature, and so do those to the upper ends.
-    Raises ValueError for no estimates or a missing one.
-    """
-    if len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"a mean needs one or more finite values, found {list(values)}")
-    mean, below, above = float(values.mean()), np.hypot.reduce(values - lows), np.hypot.reduce(highs - values)
-    return Mean(mean, mean - float(below) / len(values), mean + float(above) / len(values))
+    """`intervals.mean_of_estimates` of the tasks of a checkpoint."""
+    return Mean(*mean_of_estimates(values=values, lows=lows, highs=highs))
 
 
 def at(*, table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
@@ -60,6 +53,15 @@ def at(*, table: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     for name in ("formulation", "selection", "rule", "variant"):
         chosen &= (table[name] == getattr(setting, name)).to_numpy(dtype=bool)
     return table[chosen]
+
+
+def parquet_filter(*, setting: Setting) -> list[tuple[str, str, str | float]]:
+    """What `at` keeps, as the filters of pandas.read_parquet: a table of millions of rows is never whole in memory."""
+    same: list[tuple[str, str, str | float]] = [
+        (name, "==", getattr(setting, name)) for name in ("formulation", "selection", "rule", "variant")
+    ]
+    near = setting.threshold * 1e-9
+    return [*same, ("threshold", ">=", setting.threshold - near), ("threshold", "<=", setting.threshold + near)]
 
 
 def last(*, table: pd.DataFrame) -> pd.DataFrame:
@@ -72,12 +74,15 @@ def cells(
 ) -> pd.DataFrame:
     """MUI at the common m, and accuracy, of every model × checkpoint × task; a value that is missing there is NaN.
 
-    Columns: model, checkpoint, order, tokens, task, common_m, mui and accuracy with _low and _high. scope: of MUI, as
-    in `utilization` (total, shared, routed). No rows where the setting or the scope was not measured.
+    Columns: model, checkpoint, order, tokens, task, common_m, mui and accuracy with _low and _high. MUI's interval is
+    that over samples: `rarefaction` tells what Colwell's takes for granted. scope: of MUI, as in `utilization` (total,
+    shared, routed). No rows where the setting or the scope was not measured.
     """
     rows = at(table=utilization, setting=setting)
     rows = rows[(rows["samples"] == "all") & (rows["scope"] == scope)].drop(columns="mui")
-    rows = rows.rename(columns=lambda name: name.replace("mui_at_m", "mui"))
+    rows = rows.rename(
+        columns={"mui_at_m": "mui"} | {f"mui_at_m_sample_{end}": f"mui_{end}" for end in ("low", "high")}
+    )
     key, ends = ["model", "checkpoint", "task"], ("", "_low", "_high")
     measured = rows[[*key, "order", "tokens", "common_m", *(f"mui{end}" for end in ends)]]
     return measured.merge(performance[[*key, *(f"accuracy{end}" for end in ends)]], on=key, how="left")
@@ -104,6 +109,17 @@ def means(*, cells: pd.DataFrame, of: Sequence[str] = ("accuracy", "mui")) -> pd
         records.append(record)
     columns = ["model", "checkpoint", "order", "tokens", "task", "n_tasks"]
     return pd.DataFrame(records, columns=[*columns, *(f"{name}{end}" for name in of for end in ("", "_low", "_high"))])
+
+
+def different_m(*, common_m: pd.Series) -> str:
+    """Why MUI can't be compared over models, as words: it was measured at several m; empty where it was at one.
+
+    common_m: that of each model's cells, missing values left out. A union grows with the number of samples.
+    """
+    found = sorted(set(common_m.dropna().astype(int)))
+    if len(found) < 2:
+        return ""
+    return f"models have MUI at m = {', '.join(map(str, found))}; give all models the same number of samples"
 
 
 class Law(NamedTuple):
@@ -214,17 +230,18 @@ def rows(
     """The tables `utility_law` and `utility_curve` at one setting.
 
     published: as `published.load` gives it. Two rows, one a form, for every scope, model and task, the mean over tasks
-    first; a fit that can't be had keeps its rows, with a note. Curves are of the means and of the published figures.
+    first; a fit that can't be had keeps its rows, with a note, so over models that have MUI at different m. Curves are
+    of the means and of the published figures.
     """
     if MEAN in set(utilization["task"]):
         raise ValueError(f"a task is named {MEAN!r}, which stands for the mean over tasks; rename it")
     records: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
-    for identity, points, what, notes in _groups(utilization, performance, published, setting):
+    for identity, points, what, barrier, notes in _groups(utilization, performance, published, setting):
         mui, accuracy = (points[name].to_numpy(dtype=float) for name in ("mui", "accuracy"))
-        found = _forms(mui, accuracy, what, notes, seed)
+        found = _forms(mui, accuracy, what, barrier, notes, seed)
         records += [identity | {"form": form} | record for form, record in found.items()]
-        if identity["task"] != MEAN and identity["scope"] != "published":
+        if barrier or (identity["task"] != MEAN and identity["scope"] != "published"):
             continue
         for form in FORMS:
             if not obstacle(mui=mui, performance=accuracy, form=form):
@@ -236,13 +253,13 @@ def rows(
     return UTILITY_LAW.frame(records), UTILITY_CURVE.frame(curves)
 
 
-Group = tuple[dict[str, Any], pd.DataFrame, str, list[str]]
+Group = tuple[dict[str, Any], pd.DataFrame, str, str, list[str]]
 
 
 def _groups(
     utilization: pd.DataFrame, performance: pd.DataFrame, published: pd.DataFrame, setting: Setting
 ) -> Iterator[Group]:
-    """Identity, points (mui, accuracy), what a point is called, and notes of everything that is fitted."""
+    """Identity, points (mui, accuracy), what a point is called, why they have no fit, and notes."""
     own = cells(utilization=utilization, performance=performance, setting=setting)
     trained = own[own["tokens"] != 0]
     scopes = [("models", "", last(table=own), "models")]
@@ -253,10 +270,11 @@ def _groups(
         mean, tasks = means(cells=group), sorted(group["task"].unique())
         left_out = len(tasks) - (int(mean["n_tasks"].iloc[0]) if len(mean) else 0)
         aside = [f"{left_out} of {len(tasks)} tasks lack a value at one of the points"] if left_out else []
-        yield identity | {"task": MEAN}, mean, what, notes + aside
+        known = group.dropna(subset=["mui", "accuracy"])
+        yield identity | {"task": MEAN}, mean, what, different_m(common_m=known["common_m"]), notes + aside
         for task in tasks:
-            points = group[group["task"] == task].dropna(subset=["mui", "accuracy"])
-            yield identity | {"task": task}, points, what, notes
+            points = known[known["task"] == task]
+            yield identity | {"task": task}, points, what, different_m(common_m=points["common_m"]), notes
     yield from _published(published)
 
 
@@ -270,20 +288,21 @@ def _published(published: pd.DataFrame) -> Iterator[Group]:
         model = points.index[0].rsplit("-", 1)[0] if path else ""
         notes = ["checkpoints of one model are no independent points"] if path else []
         identity = {"scope": "published", "model": model, "task": task, **PUBLISHED_SETTING._asdict()}
-        yield identity, points, "checkpoints" if path else "models", ["the paper's printed figures", *notes]
+        yield identity, points, "checkpoints" if path else "models", "", ["the paper's printed figures", *notes]
 
 
 def _forms(
-    mui: np.ndarray, performance: np.ndarray, what: str, notes: Sequence[str], seed: int
+    mui: np.ndarray, performance: np.ndarray, what: str, barrier: str, notes: Sequence[str], seed: int
 ) -> Mapping[str, dict[str, Any]]:
-    """The measured columns of `utility_law` for each form."""
+    """The measured columns of `utility_law` for each form; with a barrier there is no fit and no rank correlation."""
     n, gap = len(mui), float("nan")
     correlation = (gap, gap)
-    if n >= FEWEST:
+    if n >= FEWEST and not barrier:
         correlation = rank_correlation(first=mui, second=performance, seed=seed)
     found: dict[str, dict[str, Any]] = {}
     for form in FORMS:
-        reason = obstacle(mui=mui, performance=performance, form=form).replace("points, found", f"{what}, found")
+        lacking = obstacle(mui=mui, performance=performance, form=form).replace("points, found", f"{what}, found")
+        reason = "; ".join(filter(None, [lacking, barrier]))
         law = Law(*[gap] * len(Law._fields)) if reason else fit(mui=mui, performance=performance, form=form)
         said = [reason or (f"only {n} {what}" if n < FEW else ""), *notes]
         record = {"n_points": n, **law._asdict(), "better": None, "spearman": correlation[0]}

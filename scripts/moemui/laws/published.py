@@ -2,8 +2,9 @@
 
 Source: published_figures.md beside the table. A published model is the study's own where it has its name (its last
 checkpoint then) or the name MODEL-CHECKPOINT; a task where the names agree but for upper and lower case; `mean` is the
-mean over the study's tasks that all checkpoints of the model have. Published values have no intervals, and MUI grows
-with the number of samples, so values taken at another number of samples or over other tasks are not comparable.
+mean over the study's tasks in which all checkpoints of the model have this metric. Published values have no intervals,
+and MUI grows with the number of samples, so values taken at another number of samples or over other tasks are not
+comparable; where the study's models have MUI at different m, neither are their ranks, and there is no correlation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from moemui.key_neurons.settings import Setting
-from moemui.laws.laws import at, cells, last, mean_over_tasks, means, rank_correlation
+from moemui.laws.laws import at, cells, different_m, last, mean_over_tasks, means, rank_correlation
 from moemui.mui.dynamics import MEAN
 from moemui.tables.published import PUBLISHED, PUBLISHED_AGREEMENT
 
@@ -61,10 +62,14 @@ def rows(
     records = list(_beside(own))
     agreement: list[dict[str, Any]] = []
     by = ["figure", "group", "task", "metric"]
-    for values, group in pd.DataFrame(records, columns=[*PUBLISHED.names, "group"]).groupby(by, sort=False):
+    beside = pd.DataFrame(records, columns=[*PUBLISHED.names, "group", "common_m"])
+    for values, group in beside.groupby(by, sort=False):
+        barrier = different_m(common_m=group["common_m"])
         agreement.append(
-            dict(zip(("figure", "model", "task", "metric"), values, strict=True)) | _agreement(group, seed)
+            dict(zip(("figure", "model", "task", "metric"), values, strict=True)) | _agreement(group, barrier, seed)
         )
+        for place in group.index:
+            records[int(place)]["note"] = _joined(records[int(place)]["note"], barrier)
         for side in ("published", "own"):
             for place, rank in group[side].rank(ascending=False, method="min").items():
                 records[int(str(place))][f"{side}_rank"] = int(rank)
@@ -75,7 +80,7 @@ def rows(
 
 
 def _beside(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Records of `published` but for the ranks, with `group`: the model whose parts are ranked, or ''."""
+    """Records of `published` but for the ranks, with `group`, the model whose parts are ranked, or '', and common_m."""
     for row in load().to_dict("records"):
         metric, _, expert = row["metric"].partition(":")
         value = row["value"] / (100 if metric.endswith(PERCENT) else 1)
@@ -91,7 +96,8 @@ def _beside(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
         ]
         for cell in same.to_dict("records"):
             inside = row["figure"] == "trajectory" or expert
-            yield {name: cell[name] for name in ("model", "checkpoint", "own", "own_low", "own_high", "note")} | {
+            copied = ("model", "checkpoint", "own", "own_low", "own_high", "note", "common_m")
+            yield {name: cell[name] for name in copied} | {
                 "figure": row["figure"],
                 "published_model": row["model"],
                 "task": row["task"],
@@ -103,10 +109,13 @@ def _beside(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
             }
 
 
-def _agreement(group: pd.DataFrame, seed: int) -> dict[str, Any]:
+def _agreement(group: pd.DataFrame, barrier: str, seed: int) -> dict[str, Any]:
+    """The measured columns of `published_agreement`. barrier: why ranks can't be compared, or empty."""
     n = len(group)
     correlation, p, note = np.nan, np.nan, f"a rank correlation takes {FEWEST}, found {n}"
-    if n >= FEWEST:
+    if n >= FEWEST and barrier:
+        note = ""
+    elif n >= FEWEST:
         correlation, p = rank_correlation(
             first=group["published"].to_numpy(dtype=float), second=group["own"].to_numpy(dtype=float), seed=seed
         )
@@ -116,22 +125,31 @@ def _agreement(group: pd.DataFrame, seed: int) -> dict[str, Any]:
         "spearman": correlation,
         "spearman_p": p,
         "mean_difference": float(group["difference"].mean()),
-        "note": note,
+        "note": _joined(note, barrier),
     }
 
 
-COLUMNS = ["model", "checkpoint", "is_last", "task", "metric", "expert", "own", "own_low", "own_high", "note"]
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
+
+
+PLACE = ["model", "checkpoint", "is_last", "task", "metric", "expert"]
+COLUMNS = [*PLACE, "own", "own_low", "own_high", "note", "common_m"]
 
 
 def _listed(rows: pd.DataFrame, metric: str, column: str, note: str) -> pd.DataFrame:
-    """Values of a column with their intervals in the layout of COLUMNS; values that are missing are left out."""
+    """Values of a column with their intervals in the layout of COLUMNS; values that are missing are left out.
+
+    note: why a value has no interval. A note that the rows have already stays before it.
+    """
     renamed = rows.rename(columns={column: "own", f"{column}_low": "own_low", f"{column}_high": "own_high"})
     found = renamed.dropna(subset=["own"]).assign(metric=metric)
-    for name, value in (("expert", ""), ("own_low", np.nan), ("own_high", np.nan)):
+    for name, value in (("expert", ""), ("own_low", np.nan), ("own_high", np.nan), ("note", ""), ("common_m", np.nan)):
         if name not in found:
             found[name] = value
     missing = found[["own_low", "own_high"]].isna().any(axis=1)
-    return found.assign(note=np.where(missing, note, ""))[COLUMNS]
+    notes = [_joined(before, note * gap) for before, gap in zip(found["note"], missing, strict=True)]
+    return found.assign(note=notes)[COLUMNS]
 
 
 def _marked(rows: pd.DataFrame) -> pd.DataFrame:
@@ -140,14 +158,19 @@ def _marked(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mui_and_performance(utilization: pd.DataFrame, performance: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Both metrics by task and in the mean; each mean is over all tasks that have its metric, graded or not."""
     measured = cells(utilization=utilization, performance=performance, setting=setting)
-    averaged = [means(cells=group) for _, group in measured.groupby("model", sort=False)]
-    every = pd.concat([measured, *(part for part in averaged if len(part))], ignore_index=True)
-    parts = (("performance", "accuracy"), ("mui", "mui"))
-    return pd.concat(
-        [_listed(_marked(every), metric, column, "one sample: no interval") for metric, column in parts],
-        ignore_index=True,
-    )
+    measured = measured.assign(common_m=measured["common_m"].astype(float))
+    parts = (("performance", "accuracy", "no interval"), ("mui", "mui", "too few samples for an interval over them"))
+    listed = [_listed(_marked(measured), *part) for part in parts]
+    for _, group in measured.groupby("model", sort=False):
+        averaged = [means(cells=group, of=(column,)) for _, column, _ in parts]
+        graded, scored = (int(mean["n_tasks"].max()) if len(mean) else 0 for mean in averaged)
+        note = f"mean of performance over {graded} tasks, of MUI over {scored}" if graded != scored else ""
+        for part, mean in zip(parts, averaged, strict=True):
+            listed.append(_listed(_marked(mean.assign(note=note, common_m=group["common_m"].max())), *part))
+    every = pd.concat([part for part in listed if len(part)] or listed[:1], ignore_index=True)
+    return every.assign(common_m=every["common_m"].where(every["metric"] == "mui"))
 
 
 def _proportions(key_experts: pd.DataFrame, expert_threshold: float) -> pd.DataFrame:

@@ -6,7 +6,8 @@ by step on it too. Tokens would bend a trajectory whose checkpoints are spaced b
 The change point is the checkpoint at which a line from the first checkpoint to it and one from it to the last leave the
 smallest sum of squares (ruptures: dynamic programming over its continuous piecewise linear cost). Resamples of a whole
 trajectory, all checkpoints at once because they answered the same samples, give every interval: for MUI normal ones
-with the covariance of `differences.paired_mui`, for accuracy bootstrap samples.
+with the covariance of `differences.paired_mui`, for accuracy bootstrap samples with as much noise as unseen changes
+of answers may make (`intervals.paired_proportions`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import ruptures
 from moemui.key_neurons.files import KeyNeurons
 from moemui.key_neurons.settings import Setting
 from moemui.mui import differences
-from moemui.mui.dynamics import MEAN, Cell, Course, courses
+from moemui.mui.dynamics import FEWEST_GRADED, MEAN, Cell, Course, courses
 from moemui.statistics.intervals import CONFIDENCE, RESAMPLES
 from moemui.tables.dynamics import CHANGE_POINTS
 
@@ -30,6 +31,7 @@ TOO_FEW = f"fewer than {FEWEST} trained checkpoints, so no change point is sough
 NO_CHANGE = "no change of slope: a straight line is not rejected"
 ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 VALUES_AT_ONCE = 2**22  # bounds the memory of resampling
+COINS = 4  # pseudo-samples right or wrong by chance: between two checkpoints one is lost and one gained on average
 
 
 class _Chords(ruptures.costs.CostCLinear):
@@ -108,7 +110,10 @@ def mui_trajectory(*, paired: differences.PairedMui, seed: Sequence[int], resamp
 def accuracy_trajectory(*, correct: np.ndarray, seed: Sequence[int], resamples: int = RESAMPLES) -> Trajectory:
     """Accuracy at several checkpoints with bootstrap resamples of the samples, whole rows at a time.
 
-    correct: 0 or 1, (samples, K), the same samples at each checkpoint. Raises ValueError without samples.
+    correct: 0 or 1, (samples, K), the same samples at each checkpoint. Answers that never changed would leave no noise
+    at all, so each resample has that of four answers right or wrong by chance as well, which adds to the variance of a
+    change what Bonett and Price do: 2 / n². A resample may therefore lie outside 0..1. Raises ValueError without
+    samples.
     """
     n = len(correct)
     if n == 0:
@@ -120,7 +125,8 @@ def accuracy_trajectory(*, correct: np.ndarray, seed: Sequence[int], resamples: 
         generator.multinomial(n, np.full(n, 1 / n), size=min(at_once, resamples - start)) @ values / n
         for start in range(0, resamples, at_once)
     ]
-    return Trajectory(values.mean(axis=0), np.concatenate(parts))
+    coins = generator.binomial(COINS, 0.5, size=(resamples, values.shape[1])) - COINS / 2
+    return Trajectory(values.mean(axis=0), np.concatenate(parts) + coins / n)
 
 
 def mean_trajectory(*, trajectories: Sequence[Trajectory]) -> Trajectory:
@@ -198,10 +204,13 @@ def _mui(
     aligned = differences.aligned(cells=[(file.samples.id, file.sets(*setting)) for file in files.values()])
     if aligned is None or common_m is None:
         return _Task(None, orders, None, None, "fewer than two samples are at all trained checkpoints")
-    n, m = len(aligned.ids), min(common_m, len(aligned.ids))
+    n = len(aligned.ids)
+    if n < 2 * common_m:
+        few = f"samples at all trained checkpoints: {n}, fewer than 2 · {common_m}"
+        return _Task(None, orders, n, None, f"{few}, so MUI has no interval and no change point is sought")
     widths = [file.geometry.neurons for file in files.values()]
-    paired = differences.paired_mui(cells=aligned.sets, n_neurons=widths, m=m)
-    return _Task(mui_trajectory(paired=paired, seed=seed, resamples=resamples), orders, n, m, "")
+    paired = differences.paired_mui(cells=aligned.sets, n_neurons=widths, m=common_m)
+    return _Task(mui_trajectory(paired=paired, seed=seed, resamples=resamples), orders, n, common_m, "")
 
 
 def _accuracy(files: dict[int, KeyNeurons], seed: Sequence[int], resamples: int) -> _Task:
@@ -210,6 +219,9 @@ def _accuracy(files: dict[int, KeyNeurons], seed: Sequence[int], resamples: int)
     graded = answers[(answers >= 0).all(axis=1)]
     if not len(graded):
         return _Task(None, tuple(files), None, None, "no sample is graded at all trained checkpoints")
+    if len(graded) < FEWEST_GRADED:
+        few = f"graded at all trained checkpoints: {len(graded)}, fewer than {FEWEST_GRADED}"
+        return _Task(None, tuple(files), len(graded), None, f"{few}, so no change point is sought")
     trajectory = accuracy_trajectory(correct=graded, seed=seed, resamples=resamples)
     return _Task(trajectory, tuple(files), len(graded), None, "")
 
@@ -220,12 +232,10 @@ def _mean(tasks: dict[str, _Task], orders: tuple[int, ...]) -> _Task:
     if not whole:
         return _Task(None, orders, None, None, "no task has a trajectory over all trained checkpoints")
     notes = [f"without {name}" for name in tasks if name not in whole]
-    ms = {task.common_m for task in whole.values()}
-    if len(ms) > 1:
-        notes.append("tasks are compared at different m")
+    common_m = next(task.common_m for task in whole.values())
     trajectory = mean_trajectory(trajectories=[task.trajectory for task in whole.values() if task.trajectory])
     n = sum(task.n_samples or 0 for task in whole.values())
-    return _Task(trajectory, orders, n, ms.pop() if len(ms) == 1 else None, "; ".join(notes))
+    return _Task(trajectory, orders, n, common_m, "; ".join(notes))
 
 
 def rows(
@@ -233,7 +243,8 @@ def rows(
 ) -> pd.DataFrame:
     """The table `change_points`: for each model, setting and measure (mui, accuracy), each task and the mean.
 
-    Only trained checkpoints count; with fewer than 4 of them a row says so and holds no change point. A change point
+    Only trained checkpoints count; with fewer than 4 of them a row says so and holds no change point, nor does one with
+    fewer than 2·m samples (mui) or 10 graded ones (accuracy) at all of them; the mean leaves it out. A change point
     that a straight line explains as well keeps its row, with a note, and has no lag to the mean's. The table has no
     rows for a model without trained checkpoints. Key sets of one task are in memory at a time, of all its checkpoints.
     Raises ValueError as `dynamics.courses`.

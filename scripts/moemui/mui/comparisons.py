@@ -3,9 +3,8 @@
 Every comparison is a difference with its interval, p and q, over all samples, correct or not. Kinds:
 tasks: every pair of tasks at a model's last checkpoint. checkpoints: a model's last one against each earlier one, by
 task and in the mean. models: the last checkpoints of every pair of models, by task and in the mean; models of other
-shapes compare as shares of their own neurons. m is one number for all of a kind in the study, half of the smallest n:
-there the jackknife is exact, while at m = n it hangs on neurons of single samples, and on split halves of real tasks a
-test at 5 % found differences where there are none in up to half of the cases (at n/2 in 3 to 4 %, at most 12 %).
+shapes compare as shares of their own neurons. m is one number for all of a kind in the study, half of the smallest n,
+for the reasons that `utilization.common_samples` gives; a pair of which a cell has fewer than 2·m is not compared.
 Cells that share half of the smaller one's samples or more, by id, are compared in pairs over these; others as
 independent. The noise is that of the samples, see `differences`; where a single sample brings many neurons of its own,
 no interval can know of the next one like it.
@@ -14,7 +13,7 @@ no interval can know of the next one like it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from scipy import stats
 from moemui.key_neurons.files import KeyNeurons
 from moemui.key_neurons.settings import Setting
 from moemui.mui.differences import Difference, PairedMui, aligned, difference, mean_difference, paired_mui
-from moemui.mui.utilization import common_samples, incomplete
+from moemui.mui.utilization import common_samples, incomplete, undefined
 from moemui.tables.comparisons import COMPARISONS
 
 KINDS = ("tasks", "checkpoints", "models")
@@ -107,14 +106,13 @@ def rows(
 ) -> pd.DataFrame:
     """The table `comparisons`: settings × kinds × pairs, and the mean over tasks for checkpoints and models.
 
-    files, order: as to `planned`. A pair with fewer samples than m keeps its row, with a note; the smallest n
-    is what `utilization.common_samples` finds. The mean is over the tasks whose difference has an interval; its note
+    files, order: as to `planned`. m is what `utilization.common_samples` finds; a pair with fewer than 2·m samples
+    keeps its row, with a note. The mean is over the tasks whose difference has an interval; its note
     names the others. q is Benjamini–Hochberg over the rows of a kind and setting that have a p.
     """
     records: list[dict[str, Any]] = []
     for kind, pairs in planned(files=files, order=order).items():
-        smallest = common_samples(n for pair in pairs for n in (pair.n_a, pair.n_b))
-        m = None if smallest is None else max(1, smallest // 2)
+        m = common_samples(n for pair in pairs for n in (pair.n_a, pair.n_b))
         for setting in settings:
             singles: dict[Path, PairedMui] = {}
             compared = [(pair, _compared(pair, setting, m, singles)) for pair in pairs]
@@ -127,7 +125,7 @@ def rows(
 
 def _compared(pair: Pair, setting: Setting, m: int | None, singles: dict[Path, PairedMui]) -> _Result | None:
     """The difference of a pair; None where it has too few samples. singles: MUI of cells on their own, kept."""
-    if m is None or min(pair.n_a, pair.n_b) < max(m, 2):
+    if m is None or min(pair.n_a, pair.n_b) < 2 * m:
         return None
     widths = [pair.a.geometry.neurons, pair.b.geometry.neurons]
     if pair.paired:
@@ -150,9 +148,11 @@ def _compared(pair: Pair, setting: Setting, m: int | None, singles: dict[Path, P
 
 
 def _record(kind: str, setting: Setting, m: int | None, pair: Pair, result: _Result | None) -> dict[str, Any]:
-    notes = [pair.note, *_lower_bounds(pair, setting)]
+    notes = [pair.note, *_of_sets(pair, setting, incomplete), *_of_sets(pair, setting, undefined)]
     if result is None:
-        notes.append(f"fewer than {max(m or 0, 2)} samples, so no comparison")
+        notes.append(
+            "no samples, so no comparison" if m is None else f"fewer than 2·m = {2 * m} samples, so no comparison"
+        )
     return {
         **_identity(kind, setting, m, pair),
         "task_a": pair.a.task,
@@ -164,8 +164,9 @@ def _record(kind: str, setting: Setting, m: int | None, pair: Pair, result: _Res
     }
 
 
-def _lower_bounds(pair: Pair, setting: Setting) -> list[str]:
-    found = [(name, incomplete(file, setting)) for name, file in (("first cell", pair.a), ("second cell", pair.b))]
+def _of_sets(pair: Pair, setting: Setting, noted: Callable[[KeyNeurons, Setting], str]) -> list[str]:
+    """What `noted` (of `utilization`) says of the cells' sets, each with the cell's name."""
+    found = [(name, noted(file, setting)) for name, file in (("first cell", pair.a), ("second cell", pair.b))]
     return [f"{name}: {note}" for name, note in found if note]
 
 
@@ -211,8 +212,9 @@ def _means(
             mean = _Result((float(mui[0]), float(mui[1])), together)
         else:
             notes.append("no task has an interval")
-        bounds = {note for pair, _ in known for note in _lower_bounds(pair, setting)}
-        notes += ["sets of some tasks are lower bounds"] if bounds else []
+        for noted, said in ((incomplete, "are lower bounds"), (undefined, "are undefined in some cells")):
+            if any(_of_sets(pair, setting, noted) for pair, _ in known):
+                notes.append(f"sets of some tasks {said}")
         records.append(
             {
                 **_identity(kind, setting, m, members[0][0]),

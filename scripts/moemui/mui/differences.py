@@ -25,7 +25,7 @@ from moemui.statistics.intervals import CONFIDENCE, Change
 
 NEGLIGIBLE = 0.01  # weight, of 1, below which a neuron says nothing about pairs: 0.1 % of a standard error
 ENTRIES_AT_ONCE = 2**21  # bounds memory
-ROUNDING = 1e-12  # share of a variance that floating point may make up
+ROUNDING = 1e-12  # share of a number that floating point may make up
 
 
 class PairedMui(NamedTuple):
@@ -128,7 +128,10 @@ def paired_mui(*, cells: Sequence[KeySets], n_neurons: Sequence[int], m: int) ->
     widths = np.array(n_neurons, dtype=float)
     estimates = 1 - np.array([absent(n=n, m=m)[incidence].sum() for incidence in incidences]) / widths
     singles = np.array([_losses(cell, q, m) for cell, q in zip(cells, incidences, strict=True)]) / widths[:, None]
+    # what rounding leaves of losses that are all the same is no spread, or any difference would look certain
+    rounding = ROUNDING * np.abs(singles).max(axis=1, keepdims=True)
     singles -= singles.mean(axis=1, keepdims=True)
+    singles[np.abs(singles) <= rounding] = 0.0
     first = (n - 1) / n * singles @ singles.T
     if 2 * m <= n or n < 3:
         return PairedMui(estimates, first, n)
@@ -203,19 +206,6 @@ def difference(*, paired: PairedMui, before: int, after: int) -> Difference:
     # what rounding leaves where the two cells' errors are the same is no variance
     known = variance if variance > own * ROUNDING else 0.0
     return _tested(float(paired.estimates[after] - paired.estimates[before]), float(known), paired.n_samples - 1)
-
-
-def independent(*, before: KeySets, after: KeySets, n_neurons: tuple[int, int], m: int) -> Difference:
-    """MUI(m) of `after` − that of `before` for cells of different samples: the variances of both are added.
-
-    n_neurons: Σ M_l of the two cells' models. Raises ValueError as `paired_mui`, for either cell.
-    """
-    first, second = (
-        paired_mui(cells=[cell], n_neurons=[width], m=m) for cell, width in zip((before, after), n_neurons, strict=True)
-    )
-    estimate = float(second.estimates[0] - first.estimates[0])
-    degrees = min(first.n_samples, second.n_samples) - 1
-    return _tested(estimate, float(first.covariance[0, 0] + second.covariance[0, 0]), degrees)
 
 
 def mean_difference(*, differences: Sequence[Difference]) -> Difference:

@@ -1,8 +1,8 @@
 """Training trajectories (SPEC section 8): the phase of each step between consecutive checkpoints.
 
 A step counts only outside the noise band. Both changes are taken over the samples that both checkpoints answered, in
-pairs: accuracy by the bootstrap; MUI by the jackknife of `differences`, since the union of a resample, which holds
-fewer distinct samples, is biased low.
+pairs: accuracy by `intervals.paired_proportions`, which keeps a width where hardly any answer changed; MUI by the
+jackknife of `differences`, since the union of a resample, which holds fewer distinct samples, is biased low.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from moemui.tables.columns import SETTING_KEY
 
 MEAN = "mean"
 FLAT = "Flat"
+FEWEST_GRADED = 10  # of fewer answers an interval says next to nothing, and a mean would carry it
 UNTRAINED = "leaves the untrained checkpoint, whose MUI is an artefact of initialisation"
 # (performance rises, MUI rises) → phase
 PHASES = {
@@ -51,13 +52,6 @@ def phase(*, accuracy: Change, mui: Change) -> str:
     return PHASES[accuracy.estimate > 0, mui.estimate > 0]
 
 
-def mui_change(*, before: tuple[float, float], after: tuple[float, float]) -> Change:
-    """Difference of two MUI at one m, each given with its standard error, variances added."""
-    difference = after[0] - before[0]
-    margin = intervals.Z * float(np.hypot(before[1], after[1]))
-    return Change(difference, difference - margin, difference + margin)
-
-
 class Cell(NamedTuple):
     """One task at one checkpoint, with the checkpoint's place in training order and the tokens seen (None: unknown)."""
 
@@ -70,7 +64,7 @@ class Course(NamedTuple):
     """A model's cells in training order.
 
     checkpoints: name by order, ascending. untrained: orders of checkpoints with 0 tokens. tasks: by task (sorted) and
-    order. common_m: the m at which the model's cells are compared, None without samples.
+    order. common_m: the m at which the model's cells are compared (`utilization.common_samples`), None without samples.
     """
 
     model: str
@@ -116,11 +110,10 @@ def paired_differences(*, before: Samples, after: Samples) -> np.ndarray:
 
 
 class _Step(NamedTuple):
-    """One task's step: means of the bootstrap resamples of accuracy (empty if there are none) and the two changes."""
+    """One task's step, or the mean's: graded samples, the two changes, the m of MUI, and why something is missing."""
 
     n_samples: int
     accuracy: Change
-    resampled: np.ndarray
     mui: differences.Difference | None
     common_m: int | None
     notes: tuple[str, ...]
@@ -134,55 +127,82 @@ class _Step(NamedTuple):
         return self.accuracy.known and self.d_mui.known
 
 
-def _step(
-    files: tuple[KeyNeurons, KeyNeurons], sets: tuple[KeySets, KeySets], common_m: int | None, seed: Sequence[int]
-) -> _Step:
-    notes, accuracy, resampled = [], UNKNOWN, np.empty(0)
+def _step(files: tuple[KeyNeurons, KeyNeurons], sets: tuple[KeySets, KeySets], m: int | None) -> _Step:
     answers = paired_differences(before=files[0].samples, after=files[1].samples)
-    if len(answers):
-        resampled = intervals.resampled_means(values=answers, seed=seed)
-        accuracy = Change(float(answers.mean()), *intervals.percentile(means=resampled))
-    else:
-        notes.append("no sample is graded at both checkpoints")
-    aligned = differences.aligned(
-        cells=[(file.samples.id, own) for file, own in zip(files, sets, strict=True)],
-    )
-    if aligned is None or common_m is None:
-        notes.append("fewer than two samples are at both checkpoints, so the change of MUI has no interval")
-        return _Step(len(answers), accuracy, resampled, None, None, tuple(notes))
-    m = min(common_m, len(aligned.ids))
+    accuracy, note = _accuracy_change(answers)
+    mui, reason = _mui_change(files, sets, m)
+    return _Step(len(answers), accuracy, mui, m if mui else None, tuple(filter(None, (note, reason))))
+
+
+def _accuracy_change(answers: np.ndarray) -> tuple[Change, str]:
+    n = len(answers)
+    if n == 0:
+        return UNKNOWN, "no sample is graded at both checkpoints"
+    mean = float(answers.mean())
+    if n < FEWEST_GRADED:
+        few = f"graded at both checkpoints: {n}, fewer than {FEWEST_GRADED}"
+        return Change(mean, np.nan, np.nan), f"{few}, so the change of accuracy has no interval"
+    return Change(mean, *intervals.paired_proportions(differences=answers)), ""
+
+
+def _mui_change(
+    files: tuple[KeyNeurons, KeyNeurons], sets: tuple[KeySets, KeySets], m: int | None
+) -> tuple[differences.Difference | None, str]:
+    """The change of MUI at m, without an interval where fewer than 2·m samples are common, and the reason why."""
+    aligned = differences.aligned(cells=[(file.samples.id, own) for file, own in zip(files, sets, strict=True)])
+    if aligned is None or m is None:
+        return None, "fewer than two samples are at both checkpoints, so the change of MUI has no interval"
+    n = len(aligned.ids)
+    few = f"samples at both checkpoints: {n}, fewer than 2 · {m}"
+    if n < m:
+        return None, f"{few}, so MUI is not comparable"
     paired = differences.paired_mui(cells=aligned.sets, n_neurons=[file.geometry.neurons for file in files], m=m)
     mui = differences.difference(paired=paired, before=0, after=1)
-    if not mui.change.known:
-        notes.append("the change of MUI is the same without any one sample, so it has no interval")
-    return _Step(len(answers), accuracy, resampled, mui, m, tuple(notes))
+    if n < 2 * m:
+        gap = np.nan
+        alone = mui._replace(change=Change(mui.change.estimate, gap, gap), standard_error=gap, p=gap)
+        return alone, f"{few}, so the change of MUI has no interval"
+    known = mui.change.known
+    return mui, "" if known else "the change of MUI is the same without any one sample, so it has no interval"
 
 
 def _mean(steps: Mapping[str, _Step]) -> _Step:
-    """Mean over the tasks whose changes are known; tasks are independent, so resamples and variances average."""
-    known = [step for step in steps.values() if step.known]
-    notes = [f"without {task}" for task, step in steps.items() if not step.known]
-    if not known:
-        return _Step(0, UNKNOWN, np.empty(0), None, None, ("no task has both changes",))
-    resampled = np.mean([step.resampled for step in known], axis=0)
-    accuracy = Change(
-        float(np.mean([step.accuracy.estimate for step in known])), *intervals.percentile(means=resampled)
-    )
-    ms = {step.common_m for step in known}
-    if len(ms) > 1:
-        notes.append("tasks are compared at different m")
-    mui = differences.mean_difference(differences=[step.mui for step in known if step.mui])
-    m = ms.pop() if len(ms) == 1 else None
-    return _Step(sum(step.n_samples for step in known), accuracy, resampled, mui, m, tuple(notes))
+    """Mean over tasks, which are independent: of each change over the tasks in which it has an interval."""
+    graded = {task: step for task, step in steps.items() if step.accuracy.known}
+    moved = {task: step.mui for task, step in steps.items() if step.mui is not None and step.d_mui.known}
+    accuracy, mui, common_m = UNKNOWN, None, None
+    if graded:
+        accuracy = intervals.mean_of_changes(changes=[step.accuracy for step in graded.values()])
+    if moved:
+        mui = differences.mean_difference(differences=list(moved.values()))
+        common_m = next(steps[task].common_m for task in moved)
+    n = sum(step.n_samples for step in graded.values())
+    return _Step(n, accuracy, mui, common_m, tuple(_gaps(list(steps), set(graded), set(moved))))
 
 
-def rows(*, cells: Iterable[Cell], settings: Sequence[Setting], seed: int = 0) -> pd.DataFrame:
+def _gaps(tasks: Sequence[str], graded: set[str], moved: set[str]) -> list[str]:
+    """Which tasks a mean leaves out, and of how many its changes and its phase are."""
+    if not graded and not moved:
+        return ["no task has a change with an interval"]
+    if graded == moved:
+        return [f"without {task}" for task in tasks if task not in graded]
+    notes = []
+    for name, known in (("d_accuracy", graded), ("d_mui", moved)):
+        without = [task for task in tasks if task not in known]
+        notes += [f"{name} over {len(known)} of {len(tasks)} tasks, without {', '.join(without)}"] if without else []
+    both = len(graded & moved)
+    return [*notes, f"the phase is that of the {both} with both changes" if both else "no task has both changes"]
+
+
+def rows(*, cells: Iterable[Cell], settings: Sequence[Setting]) -> pd.DataFrame:
     """The table `phases`: for each model and setting, each step between consecutive checkpoints, per task and mean.
 
     A task absent at one of the two checkpoints has no row for the step and is not in the mean. MUI is compared at the m
-    common to the model's cells, or at the number of samples of both checkpoints if that is smaller. The step that
-    leaves the untrained checkpoint (0 tokens) keeps its differences but has no phase. A single checkpoint gives no
-    rows. Key sets of two checkpoints of one task are in memory at a time. Raises ValueError as `courses`.
+    common to the model's cells; its change has no interval where both checkpoints have fewer than 2·m samples, nor has
+    that of accuracy with fewer than 10 graded ones. The mean of each change is over the tasks in which it has an
+    interval, the mean's phase that of the tasks with both; a note names those left out. The step that leaves the
+    untrained checkpoint (0 tokens) keeps its differences but has no phase. A single checkpoint gives no rows. Key sets
+    of two checkpoints of one task are in memory at a time. Raises ValueError as `courses`.
     """
     opened = list(cells)
     records: list[dict[str, Any]] = []
@@ -190,7 +210,7 @@ def rows(*, cells: Iterable[Cell], settings: Sequence[Setting], seed: int = 0) -
         for course in courses(cells=opened, variant=setting.variant):
             pairs = list(itertools.pairwise(course.checkpoints))
             steps: dict[tuple[int, int], dict[str, _Step]] = {pair: {} for pair in pairs}
-            for number, (task, files) in enumerate(course.tasks.items()):
+            for task, files in course.tasks.items():
                 earlier: tuple[int, KeySets] | None = None
                 for before, after in pairs:
                     if before not in files or after not in files:
@@ -198,9 +218,8 @@ def rows(*, cells: Iterable[Cell], settings: Sequence[Setting], seed: int = 0) -
                     known = earlier is not None and earlier[0] == before
                     first = earlier[1] if earlier is not None and known else files[before].sets(*setting)
                     earlier = after, files[after].sets(*setting)
-                    # one seed a task, the same in every setting, so that settings differ by MUI alone
                     steps[before, after][task] = _step(
-                        (files[before], files[after]), (first, earlier[1]), course.common_m, [seed, number]
+                        (files[before], files[after]), (first, earlier[1]), course.common_m
                     )
             for (before, after), found in steps.items():
                 if not found:
@@ -215,8 +234,10 @@ def rows(*, cells: Iterable[Cell], settings: Sequence[Setting], seed: int = 0) -
 
 def _records(identity: dict[str, Any], steps: Mapping[str, _Step], untrained: bool) -> list[dict[str, Any]]:
     everything = {**steps, MEAN: _mean(steps)}
+    # a phase from the accuracy of some tasks and the MUI of others would be that of none of them
+    compared = {**steps, MEAN: _mean({task: step for task, step in steps.items() if step.known})}
     phases = {
-        task: "" if untrained else phase(accuracy=step.accuracy, mui=step.d_mui) for task, step in everything.items()
+        task: "" if untrained else phase(accuracy=step.accuracy, mui=step.d_mui) for task, step in compared.items()
     }
     records = []
     for task, step in everything.items():

@@ -20,10 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from moemui.key_neurons.key_sets import KeySets
 from moemui.statistics.intervals import Z
-
-ENTRIES_AT_ONCE = 2**21  # bounds the memory of `sample_losses`
 
 
 def frequency_counts(*, incidence: np.ndarray, n: int) -> np.ndarray:
@@ -151,30 +148,3 @@ def saturation_curve(*, counts: np.ndarray, ms: Sequence[int], n_neurons: int) -
         value, _, low, high = mui_at(counts=counts, m=m, n_neurons=n_neurons)
         rows.append((m, value, low, high))
     return pd.DataFrame(rows, columns=["m", "mui", "low", "high"])
-
-
-def sample_losses(*, sets: KeySets, incidence: np.ndarray, m: int, part_of: np.ndarray, parts: int) -> np.ndarray:
-    """By how much S(min(m, n − 1)) of all the other samples falls short for lack of each sample: float64, (n, parts).
-
-    Neurons come in parts that share none (layers, experts), whose losses add up to those of larger scopes. Without
-    sample s, q_u is q_u − 1 for u in K(s) and n is n − 1; losses are exact up to a constant that all samples share.
-    incidence: q_u of these sets: (neurons,). part_of: each neuron's part, 0..parts−1: integers, (neurons,).
-    Raises ValueError for fewer than two samples, or m outside 1..n.
-    """
-    n = sets.n_samples
-    if n < 2:
-        raise ValueError(f"found {n} samples; the noise over samples takes two or more")
-    if not 1 <= m <= n:
-        raise ValueError(f"m is {m}; rarefaction draws 1 to n = {n} samples")
-    missed = np.append(absent(n=n - 1, m=min(m, n - 1)), 0.0)  # what is key in all n is never missed by the others
-    loss = np.concatenate([[0.0], missed[:-1] - missed[1:]])  # by q_u, of each sample that holds u
-    found = np.empty((n, parts))
-    at_once = max(1, n * ENTRIES_AT_ONCE // max(len(sets.neurons), 1))
-    for first in range(0, n, at_once):
-        last = min(first + at_once, n)
-        neurons = sets.neurons[sets.indptr[first] : sets.indptr[last]]
-        sample = np.repeat(np.arange(last - first), np.diff(sets.indptr[first : last + 1]))
-        weights = loss[incidence[neurons]]
-        lost = np.bincount(sample * parts + part_of[neurons], weights=weights, minlength=(last - first) * parts)
-        found[first:last] = lost.reshape(-1, parts)
-    return found

@@ -17,6 +17,7 @@ from moemui.report.figure_style import (
     COLOURS,
     DASHES,
     DOUBLE,
+    GREY,
     HOLLOW,
     SINGLE,
     FigureSpec,
@@ -38,9 +39,10 @@ Tables = Mapping[str, pd.DataFrame]
 MUI_PERFORMANCE = FigureSpec(
     "mui_performance",
     "MUI against performance",
-    "Accuracy against MUI ({curves}, at the common number of samples). Large marks: mean over the tasks of a "
-    "checkpoint with 95 % intervals, joined in training order; hollow: the untrained checkpoint, whose MUI is an "
-    "artefact of initialisation. Small marks: the tasks at the last checkpoint. Models of one family share a colour.",
+    "Accuracy against MUI ({curves}, at the common number of samples) of the tasks that have both. Large marks: mean "
+    "over the tasks that have both at every checkpoint, with 95 % intervals, joined in training order; hollow: the "
+    "untrained checkpoint, whose MUI is an artefact of initialisation. Small marks: the tasks at the last checkpoint. "
+    "Models of one family share a colour.",
     "Scatter plot with MUI on the horizontal and accuracy on the vertical axis, one line of checkpoints a model.",
     ("performance", "utilization"),
 )
@@ -48,8 +50,9 @@ TRAJECTORIES = FigureSpec(
     "trajectories",
     "Accuracy and MUI over training",
     "Accuracy (upper panel of each pair) and MUI ({curves}, lower panel) over the checkpoints in training order, for "
-    "the mean over tasks and every task. Bands: 95 % intervals (accuracy: Wilson; MUI: jackknife over samples). "
-    "Hollow: the untrained checkpoint, whose MUI is an artefact of initialisation.",
+    "the mean over tasks and every task. Each mean is over the tasks that have the value at every checkpoint. Bands: "
+    "95 % intervals (accuracy: Wilson; MUI at the common number of samples: jackknife over samples, which holds up to "
+    "half of a task's samples). Hollow: the untrained checkpoint, whose MUI is an artefact of initialisation.",
     "Pairs of line charts, accuracy above MUI, over training checkpoints: first the mean over tasks, then each task.",
     ("performance", "utilization", "phases"),
 )
@@ -69,7 +72,7 @@ def mui_performance(tables: Tables, choice: Choice) -> Figure:
 
     Raises NothingToShow where no cell has both values.
     """
-    cells = views.trajectory(tables, choice).dropna(subset=["accuracy", "mui"])
+    cells = views.trajectory(tables, choice, both=True).dropna(subset=list(views.MEASURED))
     if cells.empty:
         raise NothingToShow("No task has both an accuracy and a MUI at the common number of samples.")
     look = looks(views.names(cells, "model"), choice.families)
@@ -103,7 +106,9 @@ def trajectories(tables: Tables, choice: Choice) -> Figure:
 
     Raises NothingToShow where no model has two checkpoints.
     """
-    cells = views.trajectory(tables, choice)
+    cells = views.trajectory(tables, choice).dropna(subset=list(views.MEASURED), how="all")
+    if cells.empty:
+        raise NothingToShow("No task has an accuracy or a MUI at the common number of samples.")
     if cells.groupby("model")["checkpoint"].nunique().max() < 2:
         raise NothingToShow("No model has two checkpoints, so there is no trajectory.")
     look = looks(views.names(cells, "model"), choice.families)
@@ -121,7 +126,10 @@ def trajectories(tables: Tables, choice: Choice) -> Figure:
         for axes, name in zip(pair, ("accuracy", "mui"), strict=True):
             axes.set_visible(True)
             percent(axes)
-            for model, rows in cells[cells["task"] == task].groupby("model", sort=False):
+            own = cells[(cells["task"] == task) & cells[name].notna()]
+            if own.empty:
+                axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=GREY)
+            for model, rows in own.groupby("model", sort=False):
                 band(axes, rows.sort_values("order"), "order", name, look[str(model)])
             if column == 0:
                 axes.set_ylabel("accuracy" if name == "accuracy" else "MUI")

@@ -43,7 +43,7 @@ def shown(table: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     Raises NothingToShow, with a sentence, for none.
     """
     if table.empty:
-        raise NothingToShow("The table diversity is empty.")
+        raise NothingToShow(views.NONE["diversity"])
     wanted = {"neuron": choice.curves, "expert": choice.experts}
     masks = [
         (table["level"] == level) & (table["measure"] == measure) & _is(table["setting"], wanted.get(level))

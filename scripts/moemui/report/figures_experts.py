@@ -75,7 +75,7 @@ MASKING = FigureSpec(
     "What masking costs",
     "Accuracy lost when the key neurons ({masking}) are set to zero, when as many random neurons of the same layers "
     "and experts are, and when random ones are that are switched on about as often (means over seeds), with 95 % "
-    "intervals (paired bootstrap over samples), at each model's last checkpoint.",
+    "intervals (over samples, for the controls over samples and seeds), at each model's last checkpoint.",
     "Dot plots, one panel a model, of the accuracy lost by masking key neurons and two random controls on each task.",
     ("masking_effect", "masking"),
 )

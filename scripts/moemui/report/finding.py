@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +12,7 @@ import pandas as pd
 Tables = Mapping[str, pd.DataFrame]
 
 SIGNIFICANT = 0.05
+REASONS = 3  # of a topic that was not measured
 MOST = 8  # sentences of a topic; what is beyond them is left to the table
 
 
@@ -36,6 +39,15 @@ def shortened(groups: Mapping[str, Sequence[str]], table: str) -> list[str]:
     while left and (not kept or len(kept) + len(groups[left[0]]) <= MOST):
         kept += groups[left.pop(0)]
     return [*kept, f"See {table} for the same of {', '.join(left)}."] if left else kept
+
+
+def reasons(notes: Iterable[str]) -> str:
+    """What a table's notes give as reasons, by semicolons: those in every note, else the REASONS most frequent ones."""
+    listed = [[reason for reason in note.rstrip(".").split("; ") if reason] for note in notes]
+    counts = Counter(itertools.chain(*map(dict.fromkeys, listed)))
+    everywhere = [reason for reason, number in counts.items() if number == len(listed)]
+    chosen = everywhere or [reason for reason, _ in counts.most_common(REASONS)]
+    return "; ".join(chosen) or "the table gives no reason"
 
 
 def verdict(outcomes: Sequence[int]) -> str:

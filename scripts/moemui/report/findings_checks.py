@@ -7,7 +7,7 @@ import pandas as pd
 
 from moemui.key_neurons.settings import MAIN, Setting
 from moemui.report import views
-from moemui.report.finding import Finding, Tables, shortened, verdict
+from moemui.report.finding import Finding, Tables, reasons, shortened, verdict
 from moemui.report.views import Choice, NothingToShow
 from moemui.report.wording import count, decimal, estimate, key_in_words, points, sentence, sign
 
@@ -19,6 +19,9 @@ PAPER_THRESHOLDS = (0.0008, 0.001, 0.002)  # of its ablation
 BALANCED = 0.1  # standardised mean difference below which two groups count as balanced
 ALL_MODELS = "all models"
 MEASURES = {"mui": "MUI", "key_expert_proportion": "Share of key experts"}
+BESIDES_PAPER = (("mui", "spearman"), ("key_expert_proportion", "cosine"))  # what is said where it has no figure
+SIDES = ["setting_a", "setting_b"]
+RULE = Setting._fields.index("rule")
 
 
 def masking(tables: Tables, choice: Choice) -> Finding:
@@ -27,7 +30,8 @@ def masking(tables: Tables, choice: Choice) -> Finding:
     A model supports the paper where its mean losses lie beyond the paper's limits with their whole intervals, and
     contradicts it where one of them lies on the other side.
     """
-    every = views.at(tables["masking_effect"], choice.masking, "masking_effect").dropna(subset=["loss_difference"])
+    losses = ["loss_key", "loss_random", "loss_difference"]
+    every = views.at(tables["masking_effect"], choice.masking, "masking_effect").dropna(subset=losses)
     rows, matched = every[every["control"] == "expert"], every[every["control"] == "frequency"]
     if rows.empty:
         raise NothingToShow("Masking was measured on no task that is graded.")
@@ -129,20 +133,49 @@ def sensitivity(tables: Tables, choice: Choice) -> Finding:
             sentences.append(f"{MEASURES[measure]} across {name}: {' '.join(said)}")
     for part, name in ((1, "selections"), (3, "rules"), (4, "scoring variants")):
         found = []
-        for measure, statistic in (("mui", "spearman"), ("key_expert_proportion", "cosine")):
+        for measure, statistic in BESIDES_PAPER:
             rows = views.differing(table, measure, part).dropna(subset=[statistic])
-            rows = rows[rows[["setting_a", "setting_b"]].map(_usual).any(axis=1)]
+            rows = rows[rows[SIDES].map(_usual).any(axis=1) & ~rows[SIDES].map(_of_top_score).any(axis=1)]
             found += [f"{MEASURES[measure]}: {_lowest(rows, statistic)[0]}."] if len(rows) else []
+        if part == RULE:
+            found += _top_score(table, choice)
         if found:
             sentences.append(f"Across {name} (no figure in the paper). {' '.join(found)}")
     if not sentences:
-        raise NothingToShow("No two settings differ in one part alone, so none can be compared.")
+        alone = pd.concat([views.differing(table, measure, part) for measure in MEASURES for part in range(5)])
+        if alone.empty:
+            raise NothingToShow("No two settings differ in one part alone, so none can be compared.")
+        raise NothingToShow(f"No two settings that differ in one part alone can be compared: {reasons(alone['note'])}.")
     caveat = (
-        "Only settings that differ in that part alone. Intervals resample whole checkpoints, where there are enough of "
+        "Only settings that differ in that part alone; top_score, whose threshold is another quantity, is set beside "
+        "the setting that is shown. Intervals resample whole checkpoints, where there are enough of "
         "them; checkpoints of one model are no independent draws, so they may still be too narrow. A cosine similarity "
         "of shares is high even where their ranks differ. The table sensitivity holds every pair."
     )
     return Finding("Choice of setting", tuple(sentences), caveat, _all_pairs(checks))
+
+
+def _top_score(table: pd.DataFrame, choice: Choice) -> list[str]:
+    """top_score beside the setting shown, whatever its threshold: that is a share of the layer's highest score."""
+    found = []
+    for (measure, statistic), shown in zip(BESIDES_PAPER, (choice.curves, choice.experts), strict=True):
+        rows = table[table["measure"] == measure].dropna(subset=[statistic])
+        pairs = [sorted(map(Setting.parse, pair), key=shown.__eq__) for pair in rows[SIDES].itertuples(index=False)]
+        wanted = [
+            own == shown
+            and other.rule == "top_score" != own.rule
+            and (*other[:2], other.variant) == (*own[:2], own.variant)
+            for other, own in pairs
+        ]
+        rows = rows[np.array(wanted, dtype=bool)]
+        found += [f"{MEASURES[measure]}: {_lowest(rows, statistic)[0]}."] if len(rows) else []
+    if not found:
+        return []
+    return ["top_score, whose threshold is a share of the highest score, beside the setting shown.", *found]
+
+
+def _of_top_score(setting: str) -> bool:
+    return Setting.parse(setting).rule == "top_score"
 
 
 def _usual(setting: str) -> bool:
@@ -186,6 +219,9 @@ def threshold(tables: Tables, choice: Choice) -> Finding:
     sentences = []
     for _, row in rows.iterrows():
         separation = estimate(row, "separation")
+        if np.isnan(separation.value):
+            sentences.append(f"{Setting(*row[list(Setting._fields)]).label}: not measured. {sentence(row['note'])}")
+            continue
         outcome = {1: "", 0: ", which is undecided", -1: ", so less"}[sign(separation)]
         sentences.append(
             f"{Setting(*row[list(Setting._fields)]).label}: for each 0.1 % of the neurons masked, the negative "

@@ -111,6 +111,8 @@ def _overlapping(pairs: pd.DataFrame) -> str:
 def _specialised(kinds: pd.DataFrame) -> str:
     tested = [row for _, row in kinds[kinds["n_testable"] > 0].iterrows()]
     if not tested:
+        if len(kinds) and kinds["n_domains"].max() < 2:
+            return "all samples are of one domain, so there is no test of whether experts follow one."
         return "no expert is active in some samples and not in all, so none can follow a domain." if len(kinds) else ""
     followers = listed([f"{row['n_specialised']} of {row['n_testable']} {row['kind']}" for row in tested])
     bits = [

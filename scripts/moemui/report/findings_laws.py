@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from moemui.report import views
-from moemui.report.finding import MOST, SIGNIFICANT, Finding, Tables, shortened, verdict
+from moemui.report.finding import MOST, SIGNIFICANT, Finding, Tables, reasons, shortened, verdict
 from moemui.report.views import MEAN, Choice, NothingToShow
 from moemui.report.wording import count, decimal, estimate, key_in_words, listed, percent, points, probability
 
@@ -34,19 +34,27 @@ def diversity(tables: Tables, choice: Choice) -> Finding:
     """
     table = tables["diversity_effect"]
     known = table[table["resolution"].notna()]
+    if table.empty:
+        raise NothingToShow(views.NONE["diversity"])
     if known.empty:
-        raise NothingToShow("No model has samples of two domains and more, so diversity could not be varied.")
+        raise NothingToShow(f"The number of domains could not be varied: {reasons(table['note'])}.")
     said, outcomes = {}, []
     for model, own in views.last(known).groupby("model", sort=False):
         neuron = own[(own["level"] == "neuron") & (own["setting"] == choice.curves.label)]
         if neuron.empty:
             continue
         mui = neuron.iloc[0]
+        over = (
+            f"{model} at {mui['checkpoint']}: over 1 to {mui['n_domains']} domains at {mui['n_samples']} samples a set"
+        )
+        if pd.isna(mui["spearman"]):
+            said[str(model)] = [f"{over}, MUI has no correlation with the number of domains ({mui['note']})."]
+            outcomes += [0] * len(_outcome(own))
+            continue
         said[str(model)] = [
-            f"{model} at {mui['checkpoint']}: over 1 to {mui['n_domains']} domains at {mui['n_samples']} samples a "
-            f"set, MUI has a Spearman correlation of {decimal(estimate(mui, 'spearman'))} with the number of domains. "
-            f"It tells which of two sets has one domain more in {percent(estimate(mui, 'resolution'))} of pairs (50 % "
-            "would be guessing).",
+            f"{over}, MUI has a Spearman correlation of {decimal(estimate(mui, 'spearman'))} with the number of "
+            f"domains. It tells which of two sets has one domain more in {percent(estimate(mui, 'resolution'))} of "
+            "pairs (50 % would be guessing).",
             *_against(str(model), own),
             *_untrained(known[known["model"] == model], mui),
         ]
@@ -82,11 +90,11 @@ def _outcome(own: pd.DataFrame) -> list[int]:
 def _against(model: str, own: pd.DataFrame) -> list[str]:
     """The neuron level against all else, each difference with its p, and what a gap to key experts may come from."""
     parts = []
-    for found, words in ((FINER, "finer than"), (COARSER, "coarser than"), (UNSHOWN, "no difference shown to")):
+    for found, words in ((FINER, "finer than"), (COARSER, "coarser than"), (UNSHOWN, "not shown to differ from")):
         rows = own[own["verdict"] == found]
         if len(rows):
             parts.append(f"{words} {listed([_measure(row) for _, row in rows.iterrows()])}")
-    sentences = [f"{model}, MUI's resolution is {'; '.join(parts)}."] if parts else []
+    sentences = [f"{model}: the resolution of MUI is {'; '.join(parts)}."] if parts else []
     proportion, active = _row(own, "key_expert_proportion"), _row(own, "active_experts")
     if proportion is not None and active is not None and proportion["verdict"] == FINER != active["verdict"]:
         sentences.append(
@@ -151,10 +159,15 @@ def _points_of(row: pd.Series) -> str:
 def _line(row: pd.Series, logarithmic: pd.DataFrame) -> str:
     dependent = ", as if checkpoints were independent" if row["scope"] == "checkpoints" or row["model"] else ""
     slope, shown = row["slope"], "significant" if row["slope_p"] < SIGNIFICANT else "not significant"
+    tested = f"{shown} (p = {probability(row['slope_p'])}{dependent})"
+    if pd.isna(row["slope_p"]):
+        tested = f"not tested ({row['note']})"
+    explained = f"explains {percent(estimate(row, 'r_squared'))} of the variance; its slope is"
+    if pd.isna(row["r_squared"]):
+        explained = "has a slope that is"
     text = (
-        f"Over {_points_of(row)} ({count(int(row['n_points']), 'point')}), a straight line of accuracy on MUI explains "
-        f"{percent(estimate(row, 'r_squared'))} of the variance; its slope is {'positive' if slope > 0 else 'negative'}"
-        f" and {shown} (p = {probability(row['slope_p'])}{dependent})."
+        f"Over {_points_of(row)} ({count(int(row['n_points']), 'point')}), a straight line of accuracy on MUI "
+        f"{explained} {'positive' if slope > 0 else 'negative' if slope < 0 else 'zero'} and {tested}."
     )
     better = [f for f, cells in (("straight line", row.to_frame().T), ("logarithm", logarithmic)) if
               len(cells) and cells["better"].iloc[0] is not pd.NA and bool(cells["better"].iloc[0])]  # fmt: skip
@@ -167,7 +180,7 @@ def _decays(table: pd.DataFrame, choice: Choice) -> dict[str, str]:
     rows = views.last(views.at(table, choice.curves, "decay")) if len(table) else table
     for _, row in rows[rows["task"] == "all"].iterrows():
         model = str(row["model"])
-        if pd.isna(row["alpha"]):
+        if row[["alpha", "xmin", "n_tail"]].isna().any():
             found[model] = f"{row['model']}: no decay is fitted ({row['note']})."
             continue
         fits = ""
@@ -186,7 +199,7 @@ def flags(tables: Tables, choice: Choice) -> Finding:
     """The diagnostic flags of every model, raised or not, with what raised them."""
     rows = tables["diagnostics"]
     if rows.empty:
-        raise NothingToShow("The table diagnostics is empty.")
+        raise NothingToShow("No model was measured, so there is nothing to raise a flag on.")
     said: dict[str, list[str]] = {}
     for outcome in ("raised", "undecided"):
         for _, row in rows[rows["outcome"] == outcome].iterrows():
@@ -203,7 +216,8 @@ def flags(tables: Tables, choice: Choice) -> Finding:
             sentences.append(f"{outcome.capitalize()}: {each}.")
     caveat = (
         "A flag is a reason to look, not a verdict. Its limits are the project's reading of the paper; undecided where "
-        "an interval contains one. The table diagnostics holds the figures of all."
+        "an interval contains one, or for the reason that the evidence gives. The table diagnostics "
+        "holds the figures of all."
     )
     return Finding("Flags", tuple(sentences), caveat)
 

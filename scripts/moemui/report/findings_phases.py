@@ -8,7 +8,7 @@ import pandas as pd
 
 from moemui.mui.dynamics import FLAT, PHASES
 from moemui.report import views
-from moemui.report.finding import SIGNIFICANT, Finding, Tables, shortened, verdict
+from moemui.report.finding import SIGNIFICANT, Finding, Tables, reasons, shortened, verdict
 from moemui.report.views import MEAN, Choice, NothingToShow
 from moemui.report.wording import count, estimate, key_in_words, points, probability, sentence
 
@@ -24,7 +24,7 @@ def phases(tables: Tables, choice: Choice) -> Finding:
     every = views.at(tables["phases"], choice.curves, "phases")
     rows = every[every["phase"] != ""]
     if rows.empty:
-        raise NothingToShow("No step between two trained checkpoints has a phase.")
+        raise NothingToShow(f"No step of training has a phase: {reasons(every['note'])}.")
     said, outcomes = {}, []
     for model, own in rows.groupby("model", sort=False):
         steps, mean = own[own["task"] != MEAN], own[own["task"] == MEAN].sort_values("from_order")
@@ -93,10 +93,12 @@ def _turn(tables: Tables, choice: Choice, model: str) -> list[str]:
         return [f"{model}: no change of slope of the mean MUI is shown {p}."]
     cells = tables["utilization"]
     at_order = cells[cells["model"] == model].drop_duplicates("order").set_index("order")["checkpoint"]
-    ends = [str(at_order.get(row[f"{end}_order"], f"checkpoint {row[f'{end}_order']}")) for end in ("low", "high")]
+    orders = [row["low_order"], row["high_order"]]
+    ends = [str(at_order.get(order, f"checkpoint {order}")) for order in orders]
     where = (
         "the same in at least 95 % of the resamples" if ends[0] == ends[1] else f"95 % interval {ends[0]} to {ends[1]}"
     )
+    where = "no interval" if any(pd.isna(order) for order in orders) else where
     return [
         f"{model}: the slope of the mean MUI changes at {row['change_checkpoint']} {p}, {where}: "
         f"{points(estimate(row, 'slope_before'))} a checkpoint before, {points(estimate(row, 'slope_after'))} after."

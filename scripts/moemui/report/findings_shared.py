@@ -63,7 +63,7 @@ def enrichment(tables: Tables, choice: Choice) -> Finding:
 def _ratio(row: pd.Series) -> str:
     ratio = estimate(row, "odds_ratio_corrected")
     value, low, high = (f"{number:,.{1 if number < 100 else 0}f}" for number in ratio)
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low}, {high}]" if np.isfinite(ratio).all() else f"{value} (no interval)"
 
 
 def _change_from(start: pd.Series | None, row: pd.Series) -> tuple[int, str]:

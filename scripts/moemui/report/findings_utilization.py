@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from moemui.report import views
-from moemui.report.finding import MOST, Finding, Tables, shortened
+from moemui.report.finding import MOST, Finding, Tables, reasons, shortened
 from moemui.report.views import MEAN, Choice, NothingToShow
 from moemui.report.wording import count, estimate, key_in_words, listed, percent, points
 
@@ -20,28 +20,39 @@ def utilization(tables: Tables, choice: Choice) -> Finding:
     said = {str(model): [_height(str(model), rows)] for model, rows in cells.groupby("model", sort=False)}
     ms = sorted({int(m) for m in cells["common_m"].dropna()})
     caveat = (
-        f"MUI of {', '.join(map(str, ms)) or 'no'} samples a task, the same number for all checkpoints of a model; "
-        f"{key_in_words(choice.curves)}. {RUNS}"
+        f"MUI of {listed([str(m) for m in ms]) or 'no'} of a task's samples, the same number for all checkpoints of a "
+        f"model; its intervals are over samples, and hold up to half of them; {key_in_words(choice.curves)}. {RUNS}"
     )
     return Finding("Performance and MUI", tuple(shortened(said, "utilization")), caveat)
 
 
 def _height(model: str, rows: pd.DataFrame) -> str:
-    checkpoint, tasks = rows["checkpoint"].iloc[0], rows[rows["task"] != MEAN].dropna(subset=["mui"])
-    mean = rows[rows["task"] == MEAN]
+    """Both means, each with its number of tasks where they differ, and the extremes among the tasks of mean MUI."""
+    where, mean = f"{model} at {rows['checkpoint'].iloc[0]}", rows[rows["task"] == MEAN]
     if mean.empty:
-        return f"{model} at {checkpoint} has no task with both an accuracy and a MUI at the common number of samples."
-    accuracy, mui = (estimate(mean.iloc[0], name) for name in ("accuracy", "mui"))
-    text = (
-        f"{model} at {checkpoint}: mean accuracy {percent(accuracy)} and mean MUI {percent(mui)} over "
-        f"{count(int(mean['n_tasks'].iloc[0]), 'task')}"
-    )
-    if len(tasks) > 1:
+        return f"{where}: no task is graded, and none has MUI at the common number of samples, at every checkpoint."
+    accuracy, mui = (estimate(mean.iloc[0], name) for name in views.MEASURED)
+    graded, measured = (int(mean[f"n_{name}"].iloc[0]) for name in views.MEASURED)
+    said = {"mean accuracy": (accuracy, graded), "mean MUI": (mui, measured)}
+    if graded == measured:
+        text = f"{where}: mean accuracy {percent(accuracy)} and mean MUI {percent(mui)} over {count(graded, 'task')}"
+    else:
+        parts = [f"{name} {percent(value)} over {count(n, 'task')}" for name, (value, n) in said.items() if n]
+        text = f"{where}: {' and '.join(parts)}"
+    if not graded:
+        text += "; no mean accuracy, since no task is graded at every checkpoint"
+    if not measured:
+        text += "; no mean MUI, since no task has the common number of samples at every checkpoint"
+    tasks = rows[(rows["task"] != MEAN) & (rows["n_mui"] > 0)]
+    if measured > 1:
         low, high = views.extremes(tasks, "mui")
-        text += (
-            f"; MUI is lowest on {low['task']} ({percent(estimate(low, 'mui'))}) and highest on {high['task']} "
-            f"({percent(estimate(high, 'mui'))})"
-        )
+        if low["mui"] < high["mui"]:
+            text += (
+                f"; MUI is lowest on {low['task']} ({percent(estimate(low, 'mui'))}) and highest on {high['task']} "
+                f"({percent(estimate(high, 'mui'))})"
+            )
+        else:
+            text += "; MUI is the same on all of them"
     return f"{text}."
 
 
@@ -50,15 +61,20 @@ def comparisons(tables: Tables, choice: Choice) -> Finding:
 
     An untrained checkpoint is no side of any of them: its MUI is an artefact of how the weights were drawn.
     """
-    rows = views.at(tables["comparisons"], choice.curves, "comparisons")
     cells = tables["utilization"].drop_duplicates(["model", "checkpoint"])
+    if tables["comparisons"].empty:
+        raise NothingToShow(_nothing_to_compare(tables["utilization"]))
+    rows = views.at(tables["comparisons"], choice.curves, "comparisons")
     first = cells.rename(columns={"model": "model_a", "checkpoint": "checkpoint_a"})
     rows = rows.merge(first[["model_a", "checkpoint_a", "order", "tokens"]], how="left").sort_values(
         "order", kind="stable"
     )
-    rows = rows[(rows["verdict"] != "") & ~views.untrained(rows)]
+    rows = rows[~views.untrained(rows)]
     if rows.empty:
-        raise NothingToShow("No two cells have the samples that a comparison takes.")
+        raise NothingToShow("All that could be compared is untrained, and its MUI is an artefact of initialisation.")
+    if (rows["verdict"] == "").all():
+        raise NothingToShow(f"No comparison of MUI has an outcome: {reasons(rows['note'])}.")
+    rows = rows[rows["verdict"] != ""]
     sentences = []
     for kind, what in (
         ("tasks", "two tasks at a model's last checkpoint"),
@@ -75,13 +91,25 @@ def comparisons(tables: Tables, choice: Choice) -> Finding:
                 else f"Between {what}, MUI differs significantly in {_all(len(own))}."
             )
     sentences += _of_means(rows[(rows["kind"] != "tasks") & (rows["task_a"] == MEAN)], MOST - len(sentences))
-    ms = rows.groupby("kind", sort=False)["m"].first()
-    each = f"{int(ms.iloc[0])}" if ms.nunique() == 1 else listed([f"{int(m)} ({kind})" for kind, m in ms.items()])
+    ms = rows.groupby("kind", sort=False)["m"].first().dropna()
+    each = listed([f"{int(m)} ({kind})" for kind, m in ms.items()] if ms.nunique() > 1 else [str(m) for m in ms[:1]])
     caveat = (
-        f"MUI of {each} samples; {key_in_words(choice.curves)}. Significant: at 5 %, corrected for the number of "
-        f"comparisons. The untrained checkpoint is left out. {RUNS}"
+        f"MUI of {each or 'no'} of a task's samples; {key_in_words(choice.curves)}. Significant: at 5 %, corrected for "
+        f"the number of comparisons. The untrained checkpoint is left out. {RUNS}"
     )
     return Finding("Differences of MUI", tuple(sentences), caveat)
+
+
+def _nothing_to_compare(utilization: pd.DataFrame) -> str:
+    """Why the table comparisons has no rows."""
+    numbers = {name: utilization[name].nunique() for name in ("task", "checkpoint", "model")}
+    if max(numbers.values()) <= 1:
+        have = ", ".join(f"{'one' if number else 'no'} {name}" for name, number in numbers.items())
+        return f"There is nothing to compare: {have}."
+    return (
+        "There is nothing to compare: no model has two tasks at its last checkpoint, or two trained checkpoints with a "
+        "task in common, and no two models have a task in common."
+    )
 
 
 def _all(number: int) -> str:

@@ -15,6 +15,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
+from moemui.checks.threshold_selection import AUTO
 from moemui.report import views
 from moemui.report.figures import FIGURES
 from moemui.report.findings import findings
@@ -70,7 +71,7 @@ def write_report(
         raise ValueError(f"the report needs the tables {', '.join(sorted(NEEDED))}; missing: {', '.join(missing)}")
     page = _template().render(
         study=study,
-        settings=_flat(study.get("settings", {})),
+        settings=_flat(_with_chosen(study.get("settings", {}), choice)),
         glance=_glance(tables, choice),
         findings=findings(tables, choice),
         verdicts=VERDICTS,
@@ -85,8 +86,9 @@ def write_report(
 
 
 def unbroken(sentence: str) -> str:
-    """The sentence with no line break before a percent sign or inside an interval."""
+    """The sentence with no line break before a percent sign, inside an interval, or between p and its value."""
     sentence = sentence.replace(" %", "\u00a0%").replace(" points", "\u00a0points")
+    sentence = re.sub(r"\bp = ", "p\u00a0=\u00a0", sentence)
     return re.sub(r"\[[^\[\]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), sentence)
 
 
@@ -131,7 +133,10 @@ def _figure(name: str, svg: str, choice: Choice) -> dict[str, Any]:
 
 
 def _glance(tables: Mapping[str, pd.DataFrame], choice: Choice) -> list[dict[str, str]]:
-    """One row a model for the first screen: its last checkpoint's means over tasks; a dash where there is none."""
+    """One row a model for the first screen: its last checkpoint's means over tasks; a dash where there is none.
+
+    tasks: over how many the means are, each on its own where they differ.
+    """
     try:
         cells = views.last(views.trajectory(tables, choice))
     except NothingToShow:
@@ -144,10 +149,14 @@ def _glance(tables: Mapping[str, pd.DataFrame], choice: Choice) -> list[dict[str
     for model, own in cells.groupby("model", sort=False):
         mean, key = own[own["task"] == MEAN], proportions[proportions["model"] == model]
         row = {"model": str(model), "checkpoint": str(own["checkpoint"].iloc[0])}
-        row["tasks"] = str((own["task"] != MEAN).sum())
-        for name in ("accuracy", "mui"):
-            row[name] = percent(estimate(mean.iloc[0], name)) if len(mean) else "–"
+        tasks = {"accuracy": 0, "MUI": 0}
+        for name, measure in zip(tasks, views.MEASURED, strict=True):
+            tasks[name] = int(mean[f"n_{measure}"].iloc[0]) if len(mean) else 0
+            row[measure] = percent(estimate(mean.iloc[0], measure)) if tasks[name] else "–"
         row["key_experts"] = percent(views.mean_column(key, "proportion")) if len(key) else "–"
+        tasks |= {"key experts": len(key)} if len(key) else {}
+        alike = len(set(tasks.values())) == 1
+        row["tasks"] = str(tasks["MUI"]) if alike else ", ".join(f"{name} {n}" for name, n in tasks.items())
         rows.append(row)
     return rows
 
@@ -187,6 +196,14 @@ def _cell(value: Any, column: Column) -> str:
     if pd.isna(value):
         return "–"
     return f"{value:.4g}" if column.dtype == "float64" else str(value)
+
+
+def _with_chosen(settings: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    """The settings with the number beside each threshold of `analysis` that masking has chosen: `auto (0.01)`."""
+    found = {"threshold": choice.experts.threshold, "curve_threshold": choice.curves.threshold}
+    analysis = dict(settings.get("analysis", {}))
+    chosen = {key: f"{AUTO} ({number:g})" for key, number in found.items() if analysis.get(key) == AUTO}
+    return {**settings, "analysis": analysis | chosen} if chosen else dict(settings)
 
 
 def _flat(settings: Any, prefix: str = "") -> list[tuple[str, str]]:

@@ -16,8 +16,16 @@ import pandas as pd
 from moemui.experts.key_experts import EXPERT_THRESHOLD
 from moemui.key_neurons.settings import Setting
 from moemui.mui.dynamics import MEAN
+from moemui.statistics.intervals import mean_of_estimates
 
 TOP = 10  # experts shown, as in the paper
+# Why a study has no row of a table, where that is no mistake.
+NONE = {
+    "masking_effect": "No checkpoint of this study was masked.",
+    "phases": "A model needs two trained checkpoints for a phase; no model of this study has them.",
+    "diversity": "How results depend on the number of domains was not measured.",
+}
+MEASURED = ("accuracy", "mui")  # what a trajectory holds of each cell
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Estimate(NamedTuple):
 def at(table: pd.DataFrame, setting: Setting, what: str) -> pd.DataFrame:
     """The rows of one setting. Raises NothingToShow, naming `what` and the settings that there are, for none."""
     if table.empty:
-        raise NothingToShow(f"The table {what} is empty.")
+        raise NothingToShow(NONE.get(what, f"The table {what} is empty."))
     rows = table[
         (table["formulation"] == setting.formulation)
         & (table["selection"] == setting.selection)
@@ -81,25 +89,12 @@ def names(table: pd.DataFrame, column: str) -> list[str]:
     return [str(value) for value in pd.unique(table[column])]
 
 
-def mean_estimate(values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> Estimate:
-    """Mean of independent estimates, float64 (n,), with its 95 % interval; no interval where one of theirs is missing.
-
-    MOVER (Zou and Donner 2008): the distances to the lower ends add up in quadrature, and so do those to the upper
-    ends. It keeps the asymmetry of Wilson and bootstrap intervals. Tasks have samples of their own, so they are
-    independent given the model. Raises ValueError for no estimates or a missing value.
-    """
-    if len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"a mean needs one or more finite values, found {list(values)}")
-    mean = float(values.mean())
-    below = float(np.sqrt(((values - lows) ** 2).sum())) / len(values)
-    above = float(np.sqrt(((highs - values) ** 2).sum())) / len(values)
-    return Estimate(mean, mean - below, mean + above)
-
-
 def mean_column(rows: pd.DataFrame, column: str) -> Estimate:
-    """`mean_estimate` over the rows of an estimate's three columns: NAME, NAME_low, NAME_high."""
-    three = [rows[name].to_numpy(dtype=float, na_value=np.nan) for name in (column, f"{column}_low", f"{column}_high")]
-    return mean_estimate(*three)
+    """Mean of independent estimates (MOVER) over the rows of three columns: NAME, NAME_low, NAME_high."""
+    values, lows, highs = (
+        rows[name].to_numpy(dtype=float, na_value=np.nan) for name in (column, f"{column}_low", f"{column}_high")
+    )
+    return Estimate(*mean_of_estimates(values=values, lows=lows, highs=highs))
 
 
 def extremes(rows: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
@@ -114,14 +109,17 @@ def total_mui(utilization: pd.DataFrame, setting: Setting) -> pd.DataFrame:
     return rows[(rows["samples"] == "all") & (rows["scope"] == "total")]
 
 
-def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice) -> pd.DataFrame:
+def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice, both: bool = False) -> pd.DataFrame:
     """Accuracy and MUI (at the common m) of every model × checkpoint × task, and of the mean over tasks.
 
-    MUI has its interval over samples (jackknife), which holds what it says also where neurons come together.
+    MUI has its interval over samples (jackknife). Up to half of a cell's samples it was found to hold what it says,
+    between halves of real tasks; nearer to all of them it is too narrow, see `mui.utilization.common_samples`.
 
-    Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_tasks. The mean
-    is taken over the tasks that have both values at every checkpoint of the model, so that its steps compare the same
-    tasks; a model without such a task has no mean. Raises NothingToShow where the tables have no rows.
+    Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_accuracy, n_mui.
+    The mean of each is taken over the tasks that have it at every checkpoint of the model, so that its steps compare
+    the same tasks; n_accuracy and n_mui count these tasks (on a task's own row 1 where it is one of them, else 0). A
+    mean over none is missing, and a model without either has no mean. both: cells that lack one of the two count as
+    lacking both, so that both means are over the same tasks. Raises NothingToShow where the tables have no rows.
     """
     mui = total_mui(tables["utilization"], choice.curves).rename(
         columns={
@@ -136,23 +134,35 @@ def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice) -> pd.DataFra
     cell = ["model", "checkpoint", "task"]
     accuracy = tables["performance"][[*cell, "accuracy", "accuracy_low", "accuracy_high"]]
     own = mui[[*cell, "order", "tokens", "mui", "mui_low", "mui_high", "common_m"]].merge(accuracy, on=cell, how="left")
-    return pd.concat([own.assign(n_tasks=1), _means(own)], ignore_index=True)
+    if both:
+        estimates = [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high")]
+        own.loc[own[list(MEASURED)].isna().any(axis=1), estimates] = np.nan
+    own = own.assign(n_accuracy=0, n_mui=0)
+    for _, group in own.groupby("model", sort=False):
+        for name in MEASURED:
+            own.loc[group.index, f"n_{name}"] = group["task"].isin(_everywhere(group, name)).astype(int)
+    return pd.concat([own, _means(own)], ignore_index=True)
+
+
+def _everywhere(group: pd.DataFrame, name: str) -> pd.Index:
+    """The tasks that have the value at every checkpoint of the group."""
+    known = group.dropna(subset=[name]).groupby("task", sort=False)["checkpoint"].nunique()
+    return known[known == group["checkpoint"].nunique()].index
 
 
 def _means(own: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for model, group in own.groupby("model", sort=False):
-        complete = group.dropna(subset=["accuracy", "mui"])
-        tasks = complete.groupby("task", sort=False).size()
-        tasks = tasks[tasks == group["checkpoint"].nunique()]
-        for checkpoint, cells in complete[complete["task"].isin(tasks.index)].groupby("checkpoint", sort=False):
-            row = {"model": model, "checkpoint": checkpoint, "task": MEAN, "n_tasks": len(cells)}
-            row |= {name: cells[name].iloc[0] for name in ("order", "tokens", "common_m")}
-            for name in ("accuracy", "mui"):
-                row |= dict(zip((name, f"{name}_low", f"{name}_high"), mean_column(cells, name), strict=True))
-            rows.append(row)
+    counted = own[(own["n_accuracy"] > 0) | (own["n_mui"] > 0)]
+    for (model, checkpoint), cells in counted.groupby(["model", "checkpoint"], sort=False):
+        row = {"model": model, "checkpoint": checkpoint, "task": MEAN}
+        row |= {name: cells[name].iloc[0] for name in ("order", "tokens", "common_m")}
+        for name in MEASURED:
+            of = cells[cells[f"n_{name}"] > 0]
+            mean = mean_column(of, name) if len(of) else Estimate(np.nan, np.nan, np.nan)
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), mean, strict=True)) | {f"n_{name}": len(of)}
+        rows.append(row)
     # typed as `own`, so that joining an empty frame of means changes no column
-    return pd.DataFrame(rows, columns=[*own.columns, "n_tasks"]).astype(own.dtypes.to_dict() | {"n_tasks": "int64"})
+    return pd.DataFrame(rows, columns=own.columns).astype(own.dtypes.to_dict())
 
 
 def layers(expert_frequency: pd.DataFrame, setting: Setting) -> pd.DataFrame:

@@ -10,9 +10,16 @@ import pandas as pd
 from moemui.key_neurons.settings import Setting
 from moemui.report.views import Estimate
 
+NOT_KNOWN = "not known"
+
 
 def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0) -> str:
-    """A share as percent with one decimal, two below 1 %; an estimate with its interval in brackets, or without any."""
+    """A share as percent with one decimal, two below 1 %; an estimate with its interval in brackets, or without any.
+
+    A missing value (NaN) is printed as NOT_KNOWN, by `decimal` and `probability` as well.
+    """
+    if _missing(number):
+        return NOT_KNOWN
     if isinstance(number, float):
         return f"{_number(scale * number, _decimals(scale * number))}{unit}"
     decimals = _decimals(scale * number.value)
@@ -25,6 +32,8 @@ def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0) ->
 
 def decimal(number: Estimate | float, decimals: int = 2) -> str:
     """A plain number with its decimals; an estimate with its interval in brackets, or without any."""
+    if _missing(number):
+        return NOT_KNOWN
     if isinstance(number, float):
         return _number(number, decimals)
     missing = not np.isfinite([number.low, number.high]).all()
@@ -37,6 +46,10 @@ def points(number: Estimate | float) -> str:
     return percent(number, unit=" points")
 
 
+def _missing(number: Estimate | float) -> bool:
+    return bool(np.isnan(number.value if isinstance(number, Estimate) else number))
+
+
 def _decimals(value: float) -> int:
     return 1 if abs(value) >= 1 else 2
 
@@ -47,6 +60,8 @@ def _number(value: float, decimals: int) -> str:
 
 def probability(p: float) -> str:
     """A p-value as printed: 0.031, or 2e−07 below 0.001."""
+    if _missing(p):
+        return NOT_KNOWN
     if p == 0:
         return "below 1e−300"  # smaller than a float can hold
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("-", "−")
@@ -58,8 +73,9 @@ def sign(number: Estimate) -> int:
 
 
 def estimate(row: pd.Series, name: str) -> Estimate:
-    """A row's estimate from its columns NAME, NAME_low and NAME_high."""
-    return Estimate(*(float(row[column]) for column in (name, f"{name}_low", f"{name}_high")))
+    """A row's estimate from its columns NAME, NAME_low and NAME_high; NaN where the table has a gap."""
+    values = (row[column] for column in (name, f"{name}_low", f"{name}_high"))
+    return Estimate(*(np.nan if pd.isna(value) else float(value) for value in values))
 
 
 def count(number: int, noun: str) -> str:

@@ -1,4 +1,4 @@
-"""Intervals that several analyses share: Wilson for shares, percentile bootstrap for means."""
+"""Intervals that several analyses share: Wilson for shares, Bonett and Price for paired ones, bootstrap for means."""
 
 from __future__ import annotations
 
@@ -32,7 +32,50 @@ def wilson(*, successes: int, trials: int) -> tuple[float, float]:
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} successes of {trials} trials; there must be a trial, and no more successes")
     low, high = proportion_confint(successes, trials, alpha=1 - CONFIDENCE, method="wilson")
-    return max(0.0, float(low)), min(1.0, float(high))
+    share = successes / trials  # at 0 and at all of them rounding may leave an end on its other side
+    return min(max(0.0, float(low)), share), max(min(1.0, float(high)), share)
+
+
+def paired_proportions(*, differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the difference of two shares over the same samples, inside −1..1 (Bonett & Price 2012).
+
+    differences: −1, 0 or 1 a sample, (n,), n ≥ 1; b of them 1 and c of them −1. The normal interval after one sample of
+    either sign more: (b − c)/N ± z·√(b + c + 2 − (b − c)²/N)/N with N = n + 2. It keeps a width where no sample
+    changed, or all did, and always holds the mean itself; a bootstrap knows nothing of changes that it has not seen.
+    Coverage, all outcomes of 10 to 200 samples enumerated for twelve pairs of shares: 93 % or more, 94 to 98 % where
+    many samples change, up to 100 % where hardly any does. Half a sample a cell (Agresti & Min 2005) and Newcombe's
+    method 10 (1998, simulated) come down to 87 % where a few answers are lost and none is gained.
+    Written here because statsmodels has intervals of differences for independent shares alone.
+    Raises ValueError for no differences, or other values.
+    """
+    if len(differences) == 0 or not np.isin(differences, (-1, 0, 1)).all():
+        raise ValueError(f"differences are {np.unique(differences).tolist()}; give one or more, each −1, 0 or 1")
+    n, net = len(differences) + 2, float(np.sum(differences))
+    discordant = float(np.abs(differences).sum()) + 2
+    half = Z * float(np.sqrt(discordant - net**2 / n)) / n
+    return max(net / n - half, -1.0), min(net / n + half, 1.0)
+
+
+def mean_of_estimates(*, values: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[float, float, float]:
+    """Mean of independent estimates, float64 (n,), with its 95 % interval; NaN ends where one of theirs is missing.
+
+    MOVER (Zou & Donner 2008): the distances to the lower ends add in quadrature, and so do those to the upper ends,
+    which keeps the asymmetry of Wilson intervals. Tasks have samples of their own, so they are independent given the
+    model. Raises ValueError for no estimates or a missing one.
+    """
+    if len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"a mean needs one or more finite values, found {list(values)}")
+    mean = float(values.mean())
+    below, above = (float(np.hypot.reduce(distance)) / len(values) for distance in (values - lows, highs - values))
+    return mean, mean - below, mean + above
+
+
+def mean_of_changes(*, changes: Sequence[Change]) -> Change:
+    """`mean_of_estimates` of changes. Raises ValueError for no changes, or one without an interval."""
+    if not changes or not all(change.known for change in changes):
+        raise ValueError(f"changes are {list(changes)}; give one or more that have an interval")
+    values, lows, highs = np.transpose(changes)
+    return Change(*mean_of_estimates(values=values, lows=lows, highs=highs))
 
 
 def resampled_means(*, values: np.ndarray, seed: int | Sequence[int], resamples: int = RESAMPLES) -> np.ndarray:

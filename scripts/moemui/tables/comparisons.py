@@ -31,7 +31,7 @@ COMPARISONS = Table(
         number("mui_a", "expected MUI of m samples of the first cell (exact rarefaction)", "share"),
         number("mui_b", "expected MUI of m samples of the second cell", "share"),
         number("difference", "mui_b − mui_a", "share difference"),
-        *interval("difference", "difference (normal, delete-one jackknife over samples)", "share difference"),
+        *interval("difference", "difference (Student's t, jackknife over samples)", "share difference"),
         number("p", "two-sided p-value of no difference", "probability"),
         number("q", "p after Benjamini–Hochberg over the rows of one kind and setting", "probability"),
         text(

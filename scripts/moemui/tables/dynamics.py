@@ -19,11 +19,32 @@ PHASES = Table(
         text("task", "the task's name, or `mean` over the tasks"),
         *SETTING,
         *STEP,
-        count("n_samples", "graded samples that both checkpoints answered", "samples"),
-        *estimate("d_accuracy", "change of accuracy over the same samples (paired bootstrap)", "share difference"),
-        Column("common_m", "Int64", "samples", "samples that MUI is compared at", nullable=True),
-        *estimate("d_mui", "change of MUI at common_m over the same samples (paired jackknife)", "share difference"),
-        text("phase", "Accumulating, Evolving, Coarsening, Collapsing, Flat, or empty (see note)"),
+        count(
+            "n_samples", "graded samples that both checkpoints answered; on the mean those behind d_accuracy", "samples"
+        ),
+        *estimate(
+            "d_accuracy",
+            "change of accuracy over the same samples (Bonett and Price 2012); no interval with fewer than 10 of them",
+            "share difference",
+        ),
+        Column(
+            "common_m",
+            "Int64",
+            "samples",
+            "samples that MUI is compared at, half of the smallest cell's of the model",
+            nullable=True,
+        ),
+        *estimate(
+            "d_mui",
+            "change of MUI at common_m over the same samples (paired jackknife); no interval with fewer than "
+            "2 · common_m of them",
+            "share difference",
+        ),
+        text(
+            "phase",
+            "Accumulating, Evolving, Coarsening, Collapsing, Flat, or empty (see note); on the mean that of the tasks "
+            "with both changes",
+        ),
         Column(
             "differs_from_mean",
             "boolean",
@@ -77,7 +98,14 @@ CHANGE_POINTS = Table(
         text("measure", "mui or accuracy"),
         count("n_checkpoints", "trained checkpoints of the trajectory", "checkpoints"),
         Column("n_samples", "Int64", "samples", "samples that all of them answered (accuracy: graded)", nullable=True),
-        Column("common_m", "Int64", "samples", "samples that MUI is taken at", nullable=True, needs_note=False),
+        Column(
+            "common_m",
+            "Int64",
+            "samples",
+            "samples that MUI is taken at, half of the smallest cell's of the model; missing for accuracy",
+            nullable=True,
+            needs_note=False,
+        ),
         text("change_checkpoint", "checkpoint at which the slope changes, or empty (see note)"),
         Column("change_order", "Int64", "", f"its {_ORDER}", nullable=True),
         Column("low_order", "Int64", "", f"lower end of its 95 % interval, {_ORDER}", nullable=True),

@@ -133,7 +133,10 @@ DIAGNOSTICS = Table(
         MODEL,
         CHECKPOINT,
         text("flag", "mui_without_decline, few_key_experts, shared_and_total_mui_high or cheap_masking"),
-        text("outcome", "raised, not raised, undecided (an interval contains the limit) or not measured"),
+        text(
+            "outcome",
+            "raised, not raised, undecided (an interval contains the limit, or as evidence says) or not measured",
+        ),
         *estimate("value", "the figure that the flag looks at, mean over tasks"),
         number("limit", "the limit of value", nullable=False),
         *estimate("second", "the figure of the flag's second condition, mean over tasks where it has one"),

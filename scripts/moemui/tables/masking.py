@@ -72,9 +72,17 @@ MASKING_EFFECT = Table(
         ),
         N_SAMPLES,
         number("accuracy_none", "accuracy with nothing masked", "share"),
-        *estimate("loss_key", "accuracy lost by masking the key neurons", "share difference"),
-        *estimate("loss_random", "accuracy lost by masking the control, mean over seeds", "share difference"),
-        *estimate("loss_difference", "loss_key − loss_random, over samples and seeds", "share difference"),
+        *interval("accuracy_none", "accuracy_none (Wilson)", "share"),
+        number("loss_key", "accuracy lost by masking the key neurons", "share difference"),
+        *interval("loss_key", "loss_key (paired shares, Bonett and Price 2012)", "share difference"),
+        number("loss_random", "accuracy lost by masking the control, mean over seeds", "share difference"),
+        *interval(
+            "loss_random", "loss_random (over samples and seeds, one lost and one gained more)", "share difference"
+        ),
+        number("loss_difference", "loss_key − loss_random, mean over seeds", "share difference"),
+        *interval(
+            "loss_difference", "loss_difference (over samples and seeds, one of either sign more)", "share difference"
+        ),
         number("loss_difference_p", "two-sided p of no difference; not corrected for several tests", "probability"),
         number("loss_random_sd", "standard deviation over seeds of the control's loss", "share difference"),
         *estimate("nll_increase_key", "rise of nll by masking the key neurons", "nats/token"),

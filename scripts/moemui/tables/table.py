@@ -135,9 +135,13 @@ def write(frame: pd.DataFrame, path: str | Path, table: Table) -> None:
     done.to_csv(target.with_suffix(".csv"), index=False)
 
 
-def read(paths: str | Path | Sequence[str | Path], table: Table) -> pd.DataFrame:
+def read(
+    paths: str | Path | Sequence[str | Path], table: Table, filters: Sequence[tuple[str, str, Any]] | None = None
+) -> pd.DataFrame:
     """One or several Parquet files of a table, one below the other, checked as `conform` does.
 
+    filters: (column, comparison, value) that the rows must meet, as pandas.read_parquet takes them; the other rows of a
+    table of millions are never in memory.
     Raises ValueError for an empty list of paths or a file that is not of this table, naming the file.
     """
     listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -146,7 +150,8 @@ def read(paths: str | Path | Sequence[str | Path], table: Table) -> pd.DataFrame
     frames = []
     for path in listed:
         try:
-            frames.append(conform(pd.read_parquet(path), table))
+            rows = pd.read_parquet(path, filters=list(filters) if filters else None)
+            frames.append(conform(rows.reset_index(drop=True), table))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     filled = [frame for frame in frames if len(frame)]  # pandas warns about concatenating empty frames

@@ -71,7 +71,7 @@ UTILIZATION = Table(
             "common_m",
             "Int64",
             "samples",
-            "m, the number of samples at which the model's cells are compared; cells with fewer have no MUI at m",
+            "m, at which the model's cells are compared: half of their smallest n; cells with fewer have no MUI at m",
             nullable=True,
         ),
         number("mui_at_m", "expected MUI of m of the samples (exact rarefaction)", "share"),
@@ -82,7 +82,7 @@ UTILIZATION = Table(
             for name, meaning in (
                 (
                     "se",
-                    "standard error of mui_at_m over samples (jackknife); missing by layer, or where mui_at_m_se is",
+                    "standard error of mui_at_m over samples (jackknife); missing by layer, and below 2 or 2·m samples",
                 ),
                 ("low", "lower end of the 95 % interval of mui_at_m over samples (Student's t), kept within 0..1"),
                 ("high", "upper end of the 95 % interval of mui_at_m over samples (Student's t), kept within 0..1"),
