@@ -33,7 +33,7 @@ doctor: $(ENV)  ## look at a model before a study: supported, right, how fast, h
 	$(VENV)/bin/python scripts/doctor.py $(MODEL) $(ARGS)
 
 test: $(ENV)  ## all tests, two processes at a time (WORKERS=2)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(ENV)  ## ruff, snakefmt, mypy, snakemake --lint
 	$(VENV)/bin/ruff check .
