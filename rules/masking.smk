@@ -17,8 +17,13 @@ for suite, tasks in STUDY.suites.items():
             responses=expand(
                 "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
             ),
-            key_neurons=expand(
-                "<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5", task=tasks
+            # One more threshold writes this file anew and leaves the sets that are masked as they were. What else
+            # could change them stands in params, the checkpoint and the responses above.
+            key_neurons=ancient(
+                expand(
+                    "<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5",
+                    task=tasks,
+                )
             ),
             data=task_data(tasks),
             files=STUDY.task_files(tasks),
@@ -48,7 +53,15 @@ for suite, tasks in STUDY.suites.items():
             },
             seeds=STUDY["masking"]["seeds"],
             seed=STUDY["seed"],
-            code=digest("mask_neurons"),
+            scoring=STUDY.scores_of_masked(),
+            code=[
+                digest(script)
+                for script in (
+                    "mask_neurons",
+                    "select_key_neurons",
+                    "extract_contributions",
+                )
+            ],
         script:
             "../scripts/mask_neurons.py"
 

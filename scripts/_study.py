@@ -158,6 +158,10 @@ class Study:
         main = {"formulations": [self["analysis"]["formulation"]], "selections": [self["analysis"]["selection"]]}
         return {**options, **main, **changed}
 
+    def scores_of_masked(self) -> dict[str, Any]:
+        """The scoring options that decide which neurons are masked: all but how much is stored."""
+        return {key: value for key, value in self.scoring().items() if key != "largest_threshold"}
+
     @property
     def variants(self) -> dict[str, dict[str, Any]]:
         """Other scoring options by name, beside the main ones."""

@@ -122,7 +122,7 @@ def test_another_threshold_below_the_largest_is_no_forward_pass(smoke):
     (smoke / "config/threshold.yaml").write_text(yaml.safe_dump(config))
     planned = planned_jobs(snakemake(smoke, "--configfile", "config/threshold.yaml", *MORE[2:]).stdout)
     assert planned["key_neurons_synthetic"] == 7
-    assert not {"train", "responses_synthetic", "contributions_synthetic"} & set(planned)
+    assert not {"train", "responses_synthetic", "contributions_synthetic", "masking_synthetic"} & set(planned)
 
 
 def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
