@@ -8,7 +8,7 @@ HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/defa
 PORT ?= 5000
 WORKERS ?= 2
 
-.PHONY: help results report ui doctor test lint check format lock benchmark architectures clean
+.PHONY: help results report plan track ui audit doctor test packages lint check format lock environments benchmark architectures clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -25,15 +25,29 @@ results: $(ENV)  ## run the embedded study (CONFIG=config/smoke.yaml for another
 report: $(ENV)  ## only what the report needs
 	$(VENV)/bin/snakemake report $(HOW)
 
+plan: $(ENV)  ## jobs, disk, memory and hours of a study before it runs; afterwards beside what they were (CONFIG=, ARGS=)
+	$(VENV)/bin/python scripts/plan.py $(CONFIG) $(ARGS)
+
+track: $(ENV)  ## bring the jobs that have ended into MLflow now, also while the study runs
+	$(VENV)/bin/python scripts/track.py --config $(CONFIG) $(ARGS)
+
+audit: $(ENV)  ## which jobs made a file, from what, and is it all as it was recorded (FILE=results/demo/report.html)
+	$(VENV)/bin/python scripts/audit.py $(FILE) $(ARGS)
+
 ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
-	$(VENV)/bin/mlflow server --backend-store-uri sqlite:///results/mlflow/mlflow.db \
-	  --artifacts-destination results/mlflow/artifacts --host 127.0.0.1 --port $(PORT)
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow server --workers 1 \
+	  --backend-store-uri sqlite:///results/mlflow/mlflow.db --artifacts-destination results/mlflow/artifacts \
+	  --host 127.0.0.1 --port $(PORT)
 
 doctor: $(ENV)  ## look at a model before a study: supported, right, how fast, how much disk (MODEL=, ARGS='--study x.yaml')
 	$(VENV)/bin/python scripts/doctor.py $(MODEL) $(ARGS)
 
 test: $(ENV)  ## all tests, two processes at a time (WORKERS=2)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+packages:  ## Debian packages that some tests want (as root): a browser, and SLURM
+	apt-get update -qq
+	apt-get install -qq -y --no-install-recommends chromium slurmctld slurmd slurm-client munge rsync > /dev/null
 
 lint: $(ENV)  ## ruff, snakefmt, mypy, snakemake --lint
 	$(VENV)/bin/ruff check .
@@ -48,6 +62,7 @@ format: $(ENV)  ## put Python and Snakemake files into shape
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/snakefmt Snakefile rules
+	find scripts config/schemas -type f ! -path '*/__pycache__/*' ! -name files.txt | LC_ALL=C sort > scripts/files.txt
 
 lock:  ## renew requirements.lock from the ranges in pyproject.toml
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
@@ -55,9 +70,13 @@ lock:  ## renew requirements.lock from the ranges in pyproject.toml
 	@# A CPU build calls itself 2.13.0+cpu; the lock means the version, whatever the build.
 	build/lock/bin/python -m pip freeze --exclude moemui | sed 's/+cpu$$//' > requirements.lock
 
+environments: $(ENV)  ## envs/*.yaml anew, from what scripts import and the lock
+	PYTHONPATH=tests $(VENV)/bin/python -m conda.write_environments
+
 benchmark: $(ENV)  ## what extraction costs over a plain forward pass, and the analyses at scale (some minutes)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/extraction.py
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/analysis.py
+	if [ -d results/demo/records ]; then $(VENV)/bin/python benchmarks/tracking.py; fi
 
 architectures: $(ENV)  ## docs/architectures.md anew, for another version of transformers
 	PYTHONPATH=scripts:tests OMP_NUM_THREADS=1 $(VENV)/bin/python -m conformance.write_table

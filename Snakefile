@@ -35,8 +35,27 @@ include: "rules/report.smk"
 include: "rules/tracking.smk"
 
 
+# On a cluster these run where Snakemake does: nodes often have no network, and one process writes MLflow's database.
+localrules:
+    task_data,
+    checkpoint,
+    tracking,
+
+
 rule all:
     default_target: True
     input:
         "<results>/report.html",
         "<results>/tracking.json",
+
+
+onstart:
+    invocation.begin(Path("results", STUDY.name), STUDY.name, STUDY["tracking"]["uri"])
+
+
+onsuccess:
+    invocation.end(Path("results", STUDY.name), "finished")
+
+
+onerror:
+    invocation.end(Path("results", STUDY.name), "failed")

@@ -20,7 +20,7 @@ rule train:
         "../envs/model.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        **RESOURCES.training(),
     params:
         recipe=lambda wildcards: {
             "family": STUDY.models[wildcards.model]["source"]["train"],
@@ -58,7 +58,7 @@ rule checkpoint:
     conda:
         "../envs/model.yaml"
     resources:
-        mem_mb=1000,
+        **RESOURCES.pinning(),
     params:
         source=lambda wildcards: STUDY.source(wildcards.model),
         entry=lambda wildcards: STUDY.checkpoint(wildcards.model, wildcards.checkpoint),

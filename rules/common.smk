@@ -5,18 +5,27 @@ import sys
 from itertools import product
 from pathlib import Path
 
-sys.path.insert(
-    0,
-    str(workflow.current_basedir.join("../scripts").get_path_or_uri(secret_free=True)),
-)
+SCRIPTS = workflow.current_basedir.join("../scripts")
+if SCRIPTS.is_local:
+    sys.path.insert(0, SCRIPTS.get_path_or_uri(secret_free=True))
+else:
+    # Imported from a URL, where no folder can be listed: every file is fetched, to lie beside the others in a cache.
+    LISTED = Path(workflow.source_path("../scripts/files.txt"))
+    for name in LISTED.read_text().split():
+        workflow.source_path(f"../{name}")
+    sys.path.insert(0, str(LISTED.parent))
 
+from _provenance import invocation
 from _code import digest
+from _resources import JobResources
 from _study import MAIN, Study, StudyError
 
 try:
     STUDY = Study(config)
 except StudyError as error:
     raise WorkflowError(f"The study's configuration has a mistake. {error}") from None
+
+invocation.name()  # in the environment, which jobs inherit
 
 
 # Studies never share a folder: paths in rules begin with <results>.
@@ -180,22 +189,8 @@ def model_tables(name):
     return [f"<results>/{model}/{name}.parquet" for model in STUDY.models]
 
 
-def model_resources():
-    """What a job with a loaded model asks of a cluster."""
-    wanted = STUDY["resources"]
-    return {
-        "mem_mb": wanted["model_mem_mb"],
-        **({"gpu": wanted["gpus"]} if wanted["gpus"] else {}),
-    }
-
-
-def table_memory(wildcards, input):
-    """Megabytes for a job that reads tables: Parquet of text columns takes up to 150 times its size."""
-    tables = [Path(path) for path in input if path.endswith(".parquet")]
-    # Before a dry-run's tables are made, they have no size.
-    size = sum(path.stat().st_size for path in tables if path.is_file())
-    return max(2000, 200 * size // 10**6)
-
+# What jobs ask of a cluster, from their model or their inputs.
+RESOURCES = JobResources(STUDY)
 
 # Tables of one model or suite each, and what they are gathered from into one table for the study.
 GATHERED = {name: model_tables(name) for name in MODEL_TABLES}

@@ -19,7 +19,7 @@ rule comparisons:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        **RESOURCES.analysis("comparisons"),
     params:
         settings=STUDY.main_settings(),
         order={model: STUDY.checkpoints(model) for model in STUDY.models},

@@ -6,6 +6,8 @@ OUTPUTS  <results>/{model}/{checkpoint}/{task}/contributions.zarr: ranked scores
          With contributions.shards: n above 1 instead contributions-1-of-n.zarr …, one job each. Those of a variant
          (contributions.variants) lie in a folder of its name beside them, and are jobs of their own.
 
+With contributions.storage: s3://… the files of a finished store go there, to the same path, and the folder keeps its
+metadata, its manifest and where.json: a pointer that later stages read like the store itself.
 A killed job leaves .part-contributions.zarr; started again it goes on after the last chunk of samples in it.
 """
 
@@ -40,12 +42,14 @@ for (suite, tasks), variant, (shard, number) in product(
             "../envs/model.yaml"
         threads: 1
         resources:
-            **model_resources(),
+            **RESOURCES.model_job("contributions", tasks, variant),
         params:
             options=STUDY.scoring(variant),
             chunk_samples=STUDY["contributions"]["chunk_samples"],
             shard=[number, STUDY["contributions"]["shards"]],
             loading=lambda wildcards: STUDY.loading(wildcards.model),
+            # A function of the output, whose changes rerun nothing: where a store lies is not what it holds.
+            urls=lambda wildcards, output: STUDY.store_urls(output.stores),
             code=digest("extract_contributions"),
         script:
             "../scripts/extract_contributions.py"

@@ -26,7 +26,7 @@ rule diagnostics:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=table_memory,
+        **RESOURCES.analysis("diagnostics"),
     params:
         curve_setting=STUDY.curve_setting(),
         expert_setting=STUDY.expert_setting(),

@@ -23,7 +23,7 @@ rule model_diversity:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=4000,
+        **RESOURCES.analysis("model_diversity"),
     params:
         curve_setting=STUDY.curve_setting(),
         expert_setting=STUDY.expert_setting(),

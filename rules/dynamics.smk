@@ -22,7 +22,7 @@ rule dynamics:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        **RESOURCES.analysis("dynamics"),
     params:
         settings=STUDY.main_settings(),
         order={model: STUDY.checkpoints(model) for model in STUDY.models},

@@ -22,7 +22,7 @@ rule enrichment:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=table_memory,
+        **RESOURCES.analysis("enrichment"),
     params:
         expert_threshold=STUDY["analysis"]["expert_threshold"],
         code=digest("compare_shared_experts"),

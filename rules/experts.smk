@@ -23,7 +23,7 @@ rule model_experts:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        **RESOURCES.analysis("model_experts"),
     params:
         settings=STUDY.settings(),
         main_settings=STUDY.grid_settings(),
@@ -56,7 +56,7 @@ rule model_expert_structure:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        **RESOURCES.analysis("model_expert_structure"),
     params:
         setting=STUDY.expert_setting(),
         order=lambda wildcards: STUDY.checkpoints(wildcards.model),

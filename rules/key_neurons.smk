@@ -35,7 +35,7 @@ for (suite, tasks), variant in product(STUDY.suites.items(), ALL_VARIANTS):
         conda:
             "../envs/analysis.yaml"
         resources:
-            mem_mb=2000,
+            **RESOURCES.analysis("key_neurons"),
         params:
             thresholds=STUDY["contributions"]["thresholds"],
             top_score=STUDY["key_neurons"]["top_score"],

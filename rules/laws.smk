@@ -30,7 +30,7 @@ rule laws:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=table_memory,
+        **RESOURCES.analysis("laws"),
     params:
         curve_setting=STUDY.curve_setting(),
         expert_setting=STUDY.expert_setting(),

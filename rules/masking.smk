@@ -1,10 +1,11 @@
 """What does a task lose without its key neurons, and what without as many others?
 
-INPUTS   checkpoint.json, responses.jsonl and key_neurons.h5 of a model's last checkpoint.
+INPUTS   checkpoint.json, responses.jsonl and contributions.zarr (or all its shards) of a model's last checkpoint.
 OUTPUTS  <results>/{model}/{checkpoint}/masking/{suite}/masking.parquet and masking_effect.parquet: every threshold of
          masking.thresholds, against random neurons of the same experts, and against such of like activation frequency.
 
-A job answers all tasks of a suite again, once for each condition, on one loaded model.
+A job selects key neurons as the stage key_neurons does, and answers all tasks of a suite again, once for each
+condition, on one loaded model.
 """
 
 for suite, tasks in STUDY.suites.items():
@@ -13,17 +14,16 @@ for suite, tasks in STUDY.suites.items():
         name:
             f"masking_{suite}"
         input:
-            checkpoint="<results>/{model}/{checkpoint}/checkpoint.json",
+            manifest="<results>/{model}/{checkpoint}/checkpoint.json",
             responses=expand(
                 "<results>/{{model}}/{{checkpoint}}/{task}/responses.jsonl", task=tasks
             ),
-            # One more threshold writes this file anew and leaves the sets that are masked as they were. What else
-            # could change them stands in params, the checkpoint and the responses above.
-            key_neurons=ancient(
-                expand(
-                    "<results>/{{model}}/{{checkpoint}}/{task}/key_neurons.h5",
-                    task=tasks,
-                )
+            # Not key_neurons.h5, which one more threshold writes anew: masking is a forward pass, and the masked sets
+            # stay as they were. The job selects them from the scores itself.
+            stores=expand(
+                "<results>/{{model}}/{{checkpoint}}/{task}/contributions{shard}.zarr",
+                task=tasks,
+                shard=STUDY.shards(),
             ),
             data=task_data(tasks),
             files=STUDY.task_files(tasks),
@@ -39,7 +39,7 @@ for suite, tasks in STUDY.suites.items():
             "../envs/model.yaml"
         threads: 1
         resources:
-            **model_resources(),
+            **RESOURCES.model_job("masking", tasks),
         params:
             tasks={task: STUDY.task(task) for task in tasks},
             batch_size=STUDY["responses"]["batch_size"],
@@ -53,15 +53,8 @@ for suite, tasks in STUDY.suites.items():
             },
             seeds=STUDY["masking"]["seeds"],
             seed=STUDY["seed"],
-            scoring=STUDY.scores_of_masked(),
-            code=[
-                digest(script)
-                for script in (
-                    "mask_neurons",
-                    "select_key_neurons",
-                    "extract_contributions",
-                )
-            ],
+            shards=STUDY["contributions"]["shards"],
+            code=digest("mask_neurons"),
         script:
             "../scripts/mask_neurons.py"
 

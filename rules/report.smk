@@ -22,7 +22,7 @@ rule gather:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=table_memory,
+        **RESOURCES.analysis("gather"),
     params:
         code=digest("gather_table"),
     script:
@@ -50,7 +50,7 @@ rule report:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=table_memory,
+        **RESOURCES.analysis("report"),
     params:
         study=STUDY.about(),
         code=digest(

@@ -18,7 +18,7 @@ rule task_data:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=500,
+        **RESOURCES.analysis("task_data"),
     params:
         synthetic=lambda wildcards: STUDY.tasks[wildcards.task]["synthetic"],
         n=lambda wildcards: STUDY.tasks[wildcards.task]["limit"],
@@ -50,7 +50,7 @@ for suite, tasks in STUDY.suites.items():
             "../envs/model.yaml"
         threads: 1
         resources:
-            **model_resources(),
+            **RESOURCES.model_job("responses", tasks),
         params:
             tasks={task: STUDY.task(task) for task in tasks},
             batch_size=STUDY["responses"]["batch_size"],

@@ -21,7 +21,7 @@ rule sensitivity:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=table_memory,
+        **RESOURCES.analysis("sensitivity"),
     params:
         expert_threshold=STUDY["analysis"]["expert_threshold"],
         seed=STUDY["seed"],

@@ -20,7 +20,7 @@ rule threshold_selection:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        **RESOURCES.analysis("threshold_selection"),
     params:
         code=digest("choose_threshold"),
     script:

@@ -1,9 +1,10 @@
 """From run records to MLflow, where runs are looked at.
 
-INPUTS   the record of every job of the study (<results>/records/).
+INPUTS   the record of every job of the study (<results>/records/), and what failed or killed ones left behind.
 OUTPUTS  one MLflow run for each record, and <results>/tracking.json, which says which run is which record's.
 
-Records are the truth: a lost tracking database is filled again by `snakemake --forcerun tracking`.
+Records are the truth: a lost tracking database is filled again by `make track`, which can also be called while the
+study runs, or after it failed. Waiting for all records makes this the last job.
 """
 
 
@@ -20,7 +21,7 @@ rule tracking:
     conda:
         "../envs/tracking.yaml"
     resources:
-        mem_mb=1500,
+        **RESOURCES.analysis("tracking"),
     params:
         uri=STUDY["tracking"]["uri"],
         study=STUDY.name,

@@ -21,7 +21,7 @@ rule model_utilization:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
+        **RESOURCES.analysis("model_utilization"),
     params:
         settings=STUDY.settings(),
         order=lambda wildcards: STUDY.checkpoints(wildcards.model),

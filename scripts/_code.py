@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent
-# Book-keeping around a job; no result depends on it.
-NOT_FOLLOWED = {"_job", "_code", "_study"}
 
 
 def digest(script: str, *data: str) -> str:
     """12 hexadecimal digits over the syntax of scripts/`script`.py and of all project modules that it imports.
 
-    Comments, docstrings, layout and paths do not count. data: further files below scripts/ that the code reads, such
-    as templates; they count byte by byte.
+    Comments, docstrings, layout, paths and the version of Python that reads the code do not count, and neither does
+    the book-keeping around a job, scripts/_*.py, on which no result depends. data: further files below scripts/ that
+    the code reads, such as templates; they count byte by byte.
     """
     total = hashlib.sha256()
     for path in sorted(_closure(SCRIPTS / f"{script}.py")):
@@ -46,7 +47,7 @@ def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
     """The syntax of a file without its docstrings, and the project files that it imports."""
     tree = ast.parse(path.read_text())
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -57,9 +58,36 @@ def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
             node
         ):
             node.body = node.body[1:]
-    imported = []
-    for name in names - NOT_FOLLOWED:
-        for candidate in (SCRIPTS / f"{name.replace('.', '/')}.py", SCRIPTS / name.replace(".", "/") / "__init__.py"):
+    return _written(tree), tuple(sorted({file for name in names for file in _files(name)}))
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """As `ast.walk`, without what only a type checker reads."""
+    yield node
+    below = ast.iter_child_nodes(node)
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        below = iter(node.orelse)
+    for child in below:
+        yield from _executed(child)
+
+
+def _files(name: str) -> Iterator[Path]:
+    """The project files that run when a module of this name is imported: its own, and those of the packages above."""
+    parts = name.split(".")
+    if parts[0].startswith("_"):
+        return
+    for count in range(1, len(parts) + 1):
+        place = SCRIPTS.joinpath(*parts[:count])
+        for candidate in (place.with_suffix(".py"), place / "__init__.py"):
             if candidate.is_file():
-                imported.append(candidate)
-    return ast.dump(tree), tuple(imported)
+                yield candidate
+
+
+def _written(node: Any) -> str:
+    """Syntax as text. Unlike `ast.dump` it leaves out what is empty, for each version of Python adds such fields."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_written(value)}' for name, value in fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_written, node))}]"
+    return repr(node)

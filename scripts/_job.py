@@ -1,4 +1,4 @@
-"""What surrounds every job: arguments, log, progress, complete outputs, and the run record.
+"""What surrounds every job: arguments, log, progress, complete outputs, and the record of the attempt.
 
 The only file that knows the object `snakemake`. A script defines `main(...)` with the inputs, outputs,
 params and wildcards it wants as keywords, and ends with `run(main)`; `main` returns a dict of metrics.
@@ -6,34 +6,27 @@ params and wildcards it wants as keywords, and ends with `run(main)`; `main` ret
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import inspect
 import json
 import logging
 import os
-import platform
-import resource
 import shutil
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-STARTED = datetime.now(UTC)
-RECORD_VERSION = 1
-PACKAGES = (
-    "torch", "transformers", "lm_eval", "datasets", "zarr", "h5py", "numpy", "scipy", "statsmodels",
-    "powerlaw", "ruptures", "pandas",
-    "pyarrow", "matplotlib", "mlflow", "snakemake",
-)  # fmt: skip
+from _provenance.attempt import Attempt
+from _provenance.records import Place
+from _provenance.secrets import Redacting, redact, scrub
+
 TAIL_LINES = 15
 PROGRESS_SECONDS = 10.0
+FULL = os.strerror(errno.ENOSPC)
 
 
 class Progress:
@@ -62,79 +55,96 @@ class Progress:
             self._shown = now
             print(line, file=self._terminal, flush=True)
 
+    def say(self, text: str) -> None:
+        """One line that people should see now, also where the job succeeds."""
+        print(text, flush=True)
+        print(f"{self._name}: {text}", file=self._terminal, flush=True)
+
 
 def run(main: Callable[..., Mapping[str, Any] | None], *, resumes: Sequence[str] = ()) -> None:
     """Call `main` for the Snakemake job that runs this script.
 
     Outputs are written under another name and renamed when `main` has returned, the record last, so a killed job
-    leaves nothing that looks finished. On an error the end of the log goes to the terminal and the job fails.
+    leaves nothing that looks finished. On an error the end of the log goes to the terminal, the attempt leaves a
+    failure record, and the job fails.
 
     resumes: names of folder outputs whose work `main` can take up again. What a job that failed or was killed left of
     them stays, hidden, and is handed to the next call as it is; everything else that is unfinished is removed.
     """
     job = sys.modules["__main__"].snakemake
-    name = " ".join([job.rule, *map(str, job.wildcards)])
-    terminal = _redirect(Path(job.log[0]))
+    log, record_path = Path(job.log[0]), str(job.output.record)
+    attempt = Attempt(job, Place.of(Path(record_path), log))
+    attempt.settle_earlier(sys.stderr)  # before their log is written anew
+    terminal = _redirect(log)
     parts = {str(path): _part(Path(path)) for path in job.output}
     kept = {part for key in resumes for part in _listed(_paths(job.output[key], parts))}
     try:
+        attempt.begin()
         for part in parts.values():
             if part not in kept:
                 _remove(part)
             part.parent.mkdir(parents=True, exist_ok=True)
-        record_path = str(job.output.record)
         outputs = {key: _paths(value, parts) for key, value in job.output.items() if key != "record"}
         inputs = {key: _paths(value) for key, value in job.input.items()}
         available = {**dict(job.wildcards.items()), **dict(job.params.items()), **inputs, **outputs}
-        available["progress"] = Progress(name, terminal)
+        available["progress"] = Progress(attempt.title, terminal)
         metrics = main(**_wanted(main, available)) or {}
         finished = {final: part for final, part in parts.items() if final != record_path}
         for final, part in finished.items():
             if not part.exists():
                 raise RuntimeError(f"{job.rule} ended without writing {final}")
-        parts[record_path].write_text(json.dumps(_record(job, metrics, finished), indent=1))
+        parts[record_path].write_text(json.dumps(attempt.finished(metrics, finished), indent=1))
+        _close(log)
         # Nothing but renaming from here on: a job killed in between would have to do again what it has renamed.
         for final, part in [*finished.items(), (record_path, parts[record_path])]:
             _remove(Path(final))
             part.rename(final)
+        attempt.end()
     except Exception as error:
-        _tell(name, error, Path(job.log[0]), terminal)
-        raise SystemExit(1) from error
+        reason = redact(_reason(error, log.parent))
+        _tell(attempt.title, reason, log, terminal)
+        attempt.fail(reason, terminal)
+        raise SystemExit(1) from None
     finally:
         for part in parts.values():
             if part not in kept:
                 _remove(part)
 
 
-def _tell(name: str, error: Exception, log: Path, terminal: TextIO) -> None:
+def _reason(error: Exception, folder: Path) -> str:
+    """An error in words; libraries say in many ways that a disk is full."""
+    text = str(error) or type(error).__name__
+    if not isinstance(error, OSError | RuntimeError) or FULL not in text or "make room" in text:
+        return text
+    return f"no room left on the disk of {folder} ({text}); make room and run again, what is finished is kept"
+
+
+def _tell(title: str, reason: str, log: Path, terminal: TextIO) -> None:
     """Say on the terminal why a job failed, also where the disk is too full for its log."""
     with suppress(OSError):
         traceback.print_exc()
-        sys.stderr.flush()
+        _close(log)
     tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
-    print(f"\n{name} failed: {error}\n  log: {log}, its end:", file=terminal)
+    print(f"\n{title} failed: {reason}\n  log: {log}, its end:", file=terminal)
     print("\n".join("  | " + line for line in tail), file=terminal, flush=True)
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file; of a folder, over its files' names and digests, or its manifest where it has one."""
-    if path.is_dir():
-        manifest = path / "manifest.json"
-        if manifest.is_file():
-            return digest(manifest)
-        files = sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
-        return hashlib.sha256("".join(f"{f.relative_to(path)} {digest(f)}\n" for f in files).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _close(log: Path) -> None:
+    """What is still on its way to the log gets there, and what libraries in C wrote is redacted, too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    scrub(log)
 
 
 def _redirect(log: Path) -> TextIO:
     """Send everything printed, by libraries in C too, to the log; return the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal = os.fdopen(os.dup(2), "w")
-    with log.open("w") as file:
+    log.unlink(missing_ok=True)
+    with log.open("a") as file:  # at its end whoever writes, also when it is redacted meanwhile
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = Redacting(sys.stdout), Redacting(sys.stderr)
     # Of other libraries Python shows warnings by itself.
     said = logging.getLogger("moemui")
     said.setLevel(logging.INFO)
@@ -178,51 +188,3 @@ def _wanted(main: Callable[..., Any], available: Mapping[str, Any]) -> dict[str,
     if missing := [name for name in wanted if name not in available]:
         raise TypeError(f"main wants {missing}, which the rule does not give; it gives {sorted(available)}")
     return {name: available[name] for name in wanted}
-
-
-def _record(job: Any, metrics: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
-    """The run record; outputs: where each output, by its final name, lies now."""
-    ended = datetime.now(UTC)
-    return {
-        "record_version": RECORD_VERSION,
-        "stage": job.rule,
-        "wildcards": dict(job.wildcards.items()),
-        "params": dict(job.params.items()),
-        "metrics": dict(metrics),
-        "inputs": {str(path): digest(Path(path)) for path in job.input},
-        "outputs": {final: digest(path) for final, path in outputs.items()},
-        "started": STARTED.isoformat(),
-        "ended": ended.isoformat(),
-        "seconds": (ended - STARTED).total_seconds(),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "packages": _versions(),
-        "git": _git(),
-        "log": str(job.log[0]),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # an environment holds only what its stage needs
-            continue
-    return found
-
-
-def _git() -> dict[str, Any]:
-    def ask(*words: str) -> str | None:
-        answer = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    try:
-        commit = ask("rev-parse", "HEAD")
-        return {
-            "commit": commit,
-            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")) if commit else None,
-        }
-    except FileNotFoundError:
-        return {"commit": None, "dirty": None}

@@ -7,7 +7,8 @@ by every dry-run.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from _tracking.address import sqlite_file
+from moemui.scores import remote
+
 SCHEMA = Path(__file__).resolve().parent.parent / "config" / "schemas" / "study.schema.yaml"
+RESULTS = Path("results")  # everything that a study writes lies below
 
 
 RANKED = ("pairs", "neurons")  # selections whose scores are stored, so that every rule applies
@@ -149,7 +154,7 @@ class Study:
 
         A variant is scored for the main formulation and selection alone, with some options changed.
         """
-        other = ("thresholds", "chunk_samples", "shards", "variants")
+        other = ("thresholds", "chunk_samples", "shards", "storage", "variants")
         options = {key: value for key, value in self["contributions"].items() if key not in other}
         options["largest_threshold"] = max(self["contributions"]["thresholds"])
         if variant == MAIN:
@@ -157,10 +162,6 @@ class Study:
         changed = {key: value for key, value in self.variants[variant].items() if key != "checkpoints"}
         main = {"formulations": [self["analysis"]["formulation"]], "selections": [self["analysis"]["selection"]]}
         return {**options, **main, **changed}
-
-    def scores_of_masked(self) -> dict[str, Any]:
-        """The scoring options that decide which neurons are masked: all but how much is stored."""
-        return {key: value for key, value in self.scoring().items() if key != "largest_threshold"}
 
     @property
     def variants(self) -> dict[str, dict[str, Any]]:
@@ -176,6 +177,11 @@ class Study:
         """The parts that a task's samples are scored in: what stands behind file names, and the number, from 1."""
         count = self["contributions"]["shards"]
         return {"": 1} if count == 1 else {f"-{number}-of-{count}": number for number in range(1, count + 1)}
+
+    def store_urls(self, paths: Iterable[str]) -> list[str]:
+        """Where on S3 the stores of some paths go: to the same paths below contributions.storage; empty: they stay."""
+        storage = self["contributions"].get("storage")
+        return [f"{storage.rstrip('/')}/{path.lstrip('/')}" for path in paths] if storage else []
 
     def settings(self) -> list[list[Any]]:
         """The settings that tables hold: one change at a time from the main ones, as the paper's ablations go.
@@ -207,7 +213,8 @@ class Study:
             "expert_setting": self.expert_setting(),
             "masking_setting": self.shown_masking_setting(),
             "families": {name: model.get("family", name) for name, model in self.models.items()},
-            **{key: self[key] for key in ("analysis", "contributions", "key_neurons", "masking")},
+            **{key: self[key] for key in ("analysis", "key_neurons", "masking")},
+            "contributions": {key: value for key, value in self["contributions"].items() if key != "storage"},
         }
 
     def _suites(self) -> dict[str, list[str]]:
@@ -235,10 +242,35 @@ class Study:
             self._check_checkpoints(model, entry)
         self._check_settings()
         self._check_paths()
+        self._check_storage()
+        self._check_tracking()
+
+    def _check_tracking(self) -> None:
+        uri = self["tracking"]["uri"]
+        try:
+            store = sqlite_file(uri)
+        except ValueError as error:
+            raise StudyError(str(error)) from None
+        if store is not None and not _is_below(store, RESULTS):
+            raise StudyError(
+                f"tracking.uri: found {uri!r}; a database file lies below {RESULTS}/, and a store elsewhere is reached "
+                "through a server (http://HOST:PORT)"
+            )
+
+    def _check_storage(self) -> None:
+        if "storage" in self["contributions"]:
+            try:
+                remote.checked(self["contributions"]["storage"], "contributions.storage")
+            except ValueError as error:
+                raise StudyError(str(error)) from None
 
     def _check_paths(self) -> None:
         for model, entry in self.models.items():
             source = entry["source"]
+            if Path(source.get("gguf", "")).name != source.get("gguf", ""):
+                raise StudyError(
+                    f"models.{model}.source.gguf: found {source['gguf']!r}; it is the name of a file in source.path"
+                )
             if "path" in source and not self.local_files(model):
                 where = f"models.{model}.source.path: found {source['path']!r}"
                 raise StudyError(
@@ -323,6 +355,14 @@ def load(path: Path) -> Study:
     if not isinstance(config, dict):
         raise StudyError(f"{path} holds {type(config).__name__}; a study is a mapping of keys, see config/README.md")
     return Study(config)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a path, relative to here, lies in a folder, by its name or once links are followed."""
+    return any(
+        Path(follow(path)).is_relative_to(follow(folder)) and follow(path) != follow(folder)
+        for follow in (os.path.abspath, os.path.realpath)
+    )
 
 
 def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]) -> Any:

@@ -18,6 +18,7 @@ def main(
     manifest: Path,
     responses: list[Path],
     stores: list[Path],
+    urls: list[str],
     options: dict,
     chunk_samples: int,
     shard: list[int],
@@ -29,7 +30,8 @@ def main(
 ) -> dict:
     """stores: the Zarr stores to write, in the order of `responses`; those of a killed job are taken up again.
 
-    manifest: checkpoint.json. shard: number, from 1, and count of the parts that each task's samples come in.
+    urls: where on S3 each goes once it is finished; empty: they stay. manifest: checkpoint.json. shard: number, from 1,
+    and count of the parts that each task's samples come in.
     """
     records = [read_responses(path) for path in responses]
     # Before the model, so that a bad response costs no loading of one.
@@ -41,14 +43,16 @@ def main(
     attributes = {"model": model, "checkpoint": checkpoint, "code": code}
     attributes |= extraction.provenance(loaded, tokenizer, pinned)
     number, count = shard
+    places: list[str | None] = [*urls] or [None] * len(stores)
     tasks = [
         extraction.Task(
             records=extraction.shard_of(found, number, count),
             path=store,
             attributes={"task": found[0]["task"], **attributes},
             shard=(number, count),
+            url=url,
         )
-        for found, store in zip(records, stores, strict=True)
+        for found, store, url in zip(records, stores, places, strict=True)
     ]
     return asdict(extraction.extract_all(scorer, tasks, chunk_samples=chunk_samples, progress=progress))
 

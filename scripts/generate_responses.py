@@ -26,7 +26,11 @@ def main(
     chat: dict,
     progress: Callable,
 ) -> dict:
-    """responses: the files to write, in the order of `tasks`. data: <task>.jsonl of the synthetic ones."""
+    """responses: the files to write, in the order of `tasks`. data: <task>.jsonl of the synthetic ones.
+
+    Beside accuracies and shares of truncated responses it returns task_data, {task: SHA-256 of what was asked},
+    task_datasets, where that came from, and what generated code was kept from.
+    """
     generated = {name: entry for name, entry in tasks.items() if "lm_eval" in entry}
     if generated:
         from moemui.answers import harness  # lm_eval takes seconds to import
@@ -37,10 +41,13 @@ def main(
             {name: harness.TaskSpec(**entry, data=made.get(name)) for name, entry in generated.items()}
         )
     model, tokenizer = checkpoints.load(json.loads(checkpoint.read_text()), **loading)
-    records = {}
+    records, asked = {}, {}
+    task_data = {name: file_digest(entry["responses"]) for name, entry in tasks.items() if "responses" in entry}
     if generated:
         wrapped = harness.wrap(model, tokenizer, batch_size=batch_size, progress=progress, **chat)
         records = harness.respond(wrapped, loaded)
+        task_data |= loaded.digests()
+        asked = {"task_datasets": loaded.datasets(), **loaded.code_protections()}
     for name, entry in tasks.items():
         if "responses" in entry:
             records[name] = fixed_responses(
@@ -63,7 +70,17 @@ def main(
                 100 * share,
             )
     accuracy = {f"accuracy.{name}": sum(correct) / len(correct) for name, correct in graded.items() if correct}
-    return accuracy | {f"truncated.{name}": share for name, share in truncated.items()}
+    return {
+        **accuracy,
+        **{f"truncated.{name}": share for name, share in truncated.items()},
+        "task_data": task_data,
+        **{key: value for key, value in asked.items() if value},
+    }
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file of given responses."""
+    return str(checkpoints.digest(Path(path))["sha256"])
 
 
 if __name__ == "__main__":

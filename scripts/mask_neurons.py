@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from moemui.answers import harness
 from moemui.answers.responses import read_responses, reference_nll, verdicts
 from moemui.checks.masking import by_layer, masks
 from moemui.checks.masking_effects import Condition, rows
+from moemui.geometry import Geometry
 from moemui.key_neurons import files
+from moemui.key_neurons.selection import select_key_neurons
 from moemui.key_neurons.settings import Setting
 from moemui.models import checkpoints
 from moemui.scores.activation_frequency import activity
@@ -26,9 +29,9 @@ from moemui.tap.capture import Tap
 
 def main(
     *,
-    checkpoint: Path,
+    manifest: Path,
     responses: list[Path],
-    key_neurons: list[Path],
+    stores: list[Path],
     data: list[Path],
     masking: Path,
     masking_effect: Path,
@@ -40,10 +43,14 @@ def main(
     counting: dict,
     seeds: int,
     seed: int,
+    shards: int,
+    model: str,
+    checkpoint: str,
     progress: Callable,
 ) -> dict:
     """masking, masking_effect: the tables to write. data: <task>.jsonl of the synthetic tasks.
 
+    manifest: checkpoint.json. stores: a task's shards, in the order of `responses`, then the next's.
     settings: whose key neurons are masked, one after the other. counting: of the contributions' options, those that say
     at which states response tokens are. seed: of the bootstrap and of the first control; the `seeds` of each kind count
     up from it.
@@ -53,31 +60,33 @@ def main(
     loaded = harness.load_tasks(
         {name: harness.TaskSpec(**entry, data=made.get(name)) for name, entry in tasks.items() if "lm_eval" in entry}
     )
-    model, tokenizer = checkpoints.load(json.loads(checkpoint.read_text()), **loading)
-    wrapped = harness.wrap(model, tokenizer, batch_size=batch_size, **chat)
-    scorer = Scorer(model, Options.from_mapping(counting), eos_ids=heads.end_tokens(model, tokenizer))
+    network, tokenizer = checkpoints.load(json.loads(manifest.read_text()), **loading)
+    wrapped = harness.wrap(network, tokenizer, batch_size=batch_size, **chat)
+    scorer = Scorer(network, Options.from_mapping(counting), eos_ids=heads.end_tokens(network, tokenizer))
     wanted = [Setting(*setting) for setting in settings]
     total, done = len(tasks) * (1 + len(wanted) * (2 + 2 * seeds)), 0
     outcomes, effects = [], []
-    for name, answers, sets in zip(tasks, responses, key_neurons, strict=True):
-        file, records = files.read(sets), read_responses(answers)
+    for number, (name, answers) in enumerate(zip(tasks, responses, strict=True)):
+        records = read_responses(answers)
+        own = stores[number * shards : (number + 1) * shards]
         samples = [Sample(record["id"], record["prompt_ids"], record["response_ids"]) for record in records]
         frequency = activity(scorer=scorer, samples=samples).frequency
         progress(done := done + 1, total, f"{name}, activation frequency")
         task = _alone(loaded, name)
+        geometry, key = _key_neurons(own, answers, wanted, model=model, checkpoint=checkpoint)
         answered: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
         for setting in wanted:
             conditions = []
             for mask in masks(
-                key=file.sets(*setting).union(),
+                key=key[setting],
                 frequency=frequency,
-                geometry=file.geometry,
+                geometry=geometry,
                 seeds=range(seed, seed + seeds),
             ):
                 # Answers depend on the masked neurons alone: nothing masked, for one, is the same at every threshold.
                 same = mask.neurons.tobytes()
                 if same not in answered:
-                    layers = by_layer(neurons=mask.neurons, geometry=file.geometry)
+                    layers = by_layer(neurons=mask.neurons, geometry=geometry)
                     with Tap(scorer.sites, masked_neurons=[torch.from_numpy(layer) for layer in layers]):
                         answered[same] = _answers(wrapped, task, records)
                 correct, nll = answered[same]
@@ -87,11 +96,11 @@ def main(
                 control = f", seed {mask.seed}" if mask.condition in ("random", "matched") else ""
                 progress(done := done + 1, total, f"{name}, {setting.label}, {mask.condition}{control}")
             outcome, effect = rows(
-                model=file.model,
-                checkpoint=file.checkpoint,
+                model=model,
+                checkpoint=checkpoint,
                 task=name,
                 setting=setting,
-                n_neurons=file.geometry.neurons,
+                n_neurons=geometry.neurons,
                 conditions=conditions,
                 seed=seed,
             )
@@ -100,12 +109,33 @@ def main(
     tables.write(pd.concat(outcomes, ignore_index=True), masking, MASKING)
     found = pd.concat(effects, ignore_index=True)
     tables.write(found, masking_effect, MASKING_EFFECT)
-    return {
+    losses = {
         f"loss_{neurons}.{row['task']}.{row['threshold']:g}": value
         for row in found.to_dict("records")
         for neurons, value in (("key", row["loss_key"]), (row["control"], row["loss_random"]))
         if pd.notna(value)
     }
+    return losses | loaded.code_protections()
+
+
+def _key_neurons(
+    stores: list[Path], responses: Path, settings: list[Setting], *, model: str, checkpoint: str
+) -> tuple[Geometry, dict[Setting, np.ndarray]]:
+    """The task's geometry, and at each setting the neurons that are key for any sample, as key_neurons.h5 has them."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "key_neurons.h5"
+        select_key_neurons(
+            stores,
+            responses,
+            path,
+            thresholds=[setting.threshold for setting in settings],
+            formulations={setting.formulation for setting in settings},
+            selections={setting.selection for setting in settings},
+            model=model,
+            checkpoint=checkpoint,
+        )
+        file = files.read(path)
+        return file.geometry, {setting: file.sets(*setting).union() for setting in settings}
 
 
 def _alone(loaded: harness.TaskSet, name: str) -> harness.TaskSet | None:

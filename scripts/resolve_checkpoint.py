@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from _job import run
-from moemui.models.checkpoints import resolve
+from moemui.models.checkpoints import identity, resolve
 from moemui.tables import table as tables
 from moemui.tables.training import TRAINING
 
@@ -18,7 +18,10 @@ def main(*, checkpoint: Path, source: dict, entry: dict, training: Path | list, 
         tokens = float(steps.get(entry["step"], 0))  # step 0 has read nothing
     manifest["tokens"] = tokens
     checkpoint.write_text(json.dumps(manifest, indent=1))
-    return {"bytes": sum(file["bytes"] or 0 for file in manifest["files"].values())}
+    return {
+        "bytes": sum(file["bytes"] or 0 for file in manifest["files"].values()),
+        "checkpoint_digest": identity(manifest),
+    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from _job import run
 
 
@@ -14,7 +16,12 @@ def main(*, snapshots: Path, training: Path, recipe: dict, tasks: list[str], mod
 
     history = train(Recipe.from_mapping(recipe), tasks, snapshots, progress=progress)
     tables.write(history.assign(model=model), training, TRAINING)
-    return {"final_loss": float(history["loss"].tail(50).mean()), "tokens": int(history["tokens"].iloc[-1])}
+    parts = np.array_split(history["loss"].to_numpy(), min(100, len(history)))
+    return {
+        "final_loss": float(history["loss"].tail(50).mean()),
+        "tokens": int(history["tokens"].iloc[-1]),
+        "loss": [float(part.mean()) for part in parts],  # over each hundredth of the steps
+    }
 
 
 if __name__ == "__main__":

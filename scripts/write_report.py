@@ -1,8 +1,11 @@
 """Draw the figures and write the one page of a study."""
 
 import json
+import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from _job import run
 from moemui.checks.threshold_selection import shown
@@ -15,12 +18,20 @@ from moemui.tables.catalog import TABLES
 
 
 def main(
-    *, tables: list[Path], records: list[Path], chosen: Path | list[Path], report: Path, figures: Path, study: dict
+    *,
+    tables: list[Path],
+    records: list[Path],
+    chosen: Path | list[Path],
+    report: Path,
+    figures: Path,
+    study: dict,
+    code: str,
 ) -> dict:
-    """report: the HTML file to write. figures: the folder for SVG and PDF files.
+    """report: the HTML file to write. figures: the folder for SVG and PDF files. code: the digest of this job's code.
 
     chosen: the table threshold_selection where a threshold is `auto`, else none.
     """
+    found_records = {path: json.loads(path.read_text()) for path in records}
     found = {path.stem: files.read(path, TABLES[path.stem]) for path in tables}
     # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
     everything = {name: found.get(name, TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
@@ -51,14 +62,37 @@ def main(
         figures={name: (figures / f"{name}.svg").read_text() for name in drawn},
         left_out=left_out,
         choice=choice,
-        provenance=_provenance([json.loads(path.read_text()) for path in records]),
+        provenance=_provenance(list(found_records.values())),
         files={name: [f"tables/{name}.parquet", f"tables/{name}.csv"] for name in found},
+        made=_made(found_records, report.parent),
+        # Their record is written when this job has ended.
+        drawn={
+            name: {"stage": "report", "record": "records/report.json", "code": code, "path": drawing}
+            for name in drawn
+            for drawing in [report.parent / "figures" / f"{name}.svg"]
+        },
     )
     return {"figures": len(drawn), "bytes": report.stat().st_size}
 
 
 def _on_hold(held: dict[str, str]) -> list[str]:
     return [f"{model} is on hold: {reason}." for model, reason in held.items()]
+
+
+def _made(records: Mapping[Path, Mapping[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """How each of the study's tables was made, by its name; folder: the report's."""
+    return {
+        Path(output).stem: {
+            "stage": record["stage"],
+            "record": os.path.relpath(path, folder),
+            "code": record["params"]["code"],
+            **record["git"],
+            "path": output,
+        }
+        for path, record in records.items()
+        for output in record["outputs"]
+        if Path(output).suffix == ".parquet" and Path(output).parent.name == "tables"
+    }
 
 
 def _provenance(records: list[dict]) -> dict:

@@ -23,6 +23,14 @@ PROVENANCE = {
     "conservation_error_max": 1.2e-7,
     "identity_error_max": None,
 }
+MADE = {
+    "stage": "gather",
+    "record": "records/tables/performance.json",
+    "code": "c0de",
+    "commit": "0123abc",
+    "dirty": True,
+    "path": "results/demo/tables/performance.parquet",
+}
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -83,6 +91,8 @@ def write(path, tables, choice, **changes) -> Page:
         "choice": choice,
         "provenance": PROVENANCE,
         "files": {"performance": ["tables/performance.parquet", "tables/performance.csv"]},
+        "made": {"performance": MADE},
+        "drawn": {},
     } | changes
     write_report(path, **arguments)
     return Page(path.read_text())
@@ -105,7 +115,7 @@ def test_the_full_report_stands_alone(study_tables, choice, svgs, tmp_path):
     inside = [reference[1:] for reference in page.references if reference.startswith("#")]
     assert set(inside) <= set(page.ids)
     outside = {reference for reference in page.references if not reference.startswith("#")}
-    assert outside == {"tables/performance.parquet", "tables/performance.csv"}
+    assert outside == {"tables/performance.parquet", "tables/performance.csv", "records/tables/performance.json"}
     text = (tmp_path / "report.html").read_text()
     assert set(re.findall(r"url\(([^)]*)\)", text)) <= {f"#{name}" for name in page.ids}
     assert "<script" not in text
@@ -178,11 +188,29 @@ def test_long_tables_are_cut_and_say_so(study_tables, choice, tmp_path):
     assert "All rows: tables/performance.parquet, tables/performance.csv." in page.text
 
 
+def test_tables_and_figures_say_how_they_were_made_and_how_to_check_it(study_tables, choice, svgs, tmp_path):
+    drawn = {
+        "stage": "report",
+        "record": "records/report.json",
+        "code": "d4a3",
+        "path": "results/demo/figures/layers.svg",
+    }
+    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs, drawn={"layers": drawn})
+    assert page.text.count("How it was made") == 2  # where nothing is known, nothing is said
+    assert (
+        "By the stage gather (run record), code c0de, commit 0123abc with uncommitted changes. "
+        "Trace and check it: make audit FILE=results/demo/tables/performance.parquet"
+    ) in page.text
+    assert "(run record), code d4a3. Trace and check it: make audit FILE=results/demo/figures/layers.svg" in page.text
+    assert {"records/tables/performance.json", "records/report.json"} <= set(page.references)
+
+
 def test_text_is_escaped(study_tables, choice, tmp_path):
     evil = "<script>alert(1)</script>"
     study_tables["performance"]["note"] = evil
     study = {"name": evil, "description": evil, "settings": {evil: evil}}
-    write(tmp_path / "report.html", study_tables, choice, study=study, provenance={"commit": evil})
+    made = {"performance": dict.fromkeys(MADE, evil)}
+    write(tmp_path / "report.html", study_tables, choice, study=study, provenance={"commit": evil}, made=made)
     assert "<script" not in (tmp_path / "report.html").read_text()
 
 
@@ -191,6 +219,8 @@ def test_mistakes_are_named(study_tables, choice, tmp_path):
         write(tmp_path / "report.html", study_tables, choice, figures={"layer": "<svg></svg>"})
     with pytest.raises(ValueError, match=r"unknown table 'mui'; there are "):
         write(tmp_path / "report.html", study_tables, choice, files={"mui": []})
+    with pytest.raises(ValueError, match=r"unknown table 'mui'; there are "):
+        write(tmp_path / "report.html", study_tables, choice, made={"mui": MADE})
     del study_tables["phases"]
     with pytest.raises(ValueError, match=r"missing: phases$"):
         write(tmp_path / "report.html", study_tables, choice)

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moemui.models import synthetic, training
-from moemui.models.training import IGNORED, Recipe
+from moemui.models.recipe import FAMILIES, Recipe
+from moemui.models.training import IGNORED
 
 TINY = {
     "hidden": 16,
@@ -27,7 +28,7 @@ TINY = {
 TASKS = ["sorting", "boolean"]
 
 
-@pytest.fixture(scope="module", params=training.FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     recipe = Recipe(request.param, **TINY)

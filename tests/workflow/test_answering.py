@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 
@@ -55,7 +56,17 @@ def test_a_task_mistake_costs_no_model(script, checkpoint, tmp_path, monkeypatch
     given = {"checkpoint": checkpoint, "data": [], "responses": [], "batch_size": 2, "loading": {}, "chat": CHAT}
     if script is mask_neurons:
         tables = {"masking": tmp_path / "a.parquet", "masking_effect": tmp_path / "b.parquet"}
-        given |= {"key_neurons": [], "settings": [["projection", "pairs", 0.001]], "seeds": 2, "seed": 0, **tables}
+        given["manifest"] = given.pop("checkpoint")
+        given |= {
+            "stores": [],
+            "shards": 1,
+            "model": "m",
+            "checkpoint": "c",
+            "settings": [["projection", "pairs", 0.001]],
+            "seeds": 2,
+            "seed": 0,
+            **tables,
+        }
         given |= {"counting": {"alignment": "next_token", "eos": "exclude", "max_batch_tokens": 64}}
     with pytest.raises(ValueError, match="task t names sayy, which lm_eval does not know"):
         script.main(tasks={"t": {**entry(tmp_path), "lm_eval": "sayy"}}, progress=lambda *_: None, **given)
@@ -82,6 +93,11 @@ def test_truncation_is_counted_and_told(checkpoint, tmp_path, monkeypatch, caplo
     assert all(record["truncated"] is (len(record["response_ids"]) == 6) for record in records)
     share = sum(record["truncated"] for record in records) / 4
     assert share > 0.05
+    asked = metrics.pop("task_data")
     assert metrics == {"accuracy.say": 0.0, "truncated.say": share, "truncated.g": 0.0}
+    assert asked["g"] == hashlib.sha256(given.read_bytes()).hexdigest()
+    rows = [json.loads(line) for line in (tmp_path / "say.jsonl").read_text().splitlines()]
+    written = "".join(json.dumps(["say", n, row], sort_keys=True) + "\n" for n, row in enumerate(rows))
+    assert asked["say"] == hashlib.sha256(written.encode()).hexdigest()
     assert f"task say: the token budget cut off {100 * share:.0f} % of the responses" in caplog.text
     assert "task g" not in caplog.text

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 import _code
@@ -13,6 +17,9 @@ def scripts(tmp_path, monkeypatch):
     (tmp_path / "moemui" / "__init__.py").write_text("")
     (tmp_path / "moemui" / "formula.py").write_text("def f(x):\n    '''Doubles.'''\n    return 2 * x\n")
     (tmp_path / "moemui" / "other.py").write_text("y = 1\n")
+    (tmp_path / "moemui" / "deep").mkdir()
+    (tmp_path / "moemui" / "deep" / "__init__.py").write_text("")
+    (tmp_path / "moemui" / "deep" / "typed.py").write_text("Number = int\n")
     (tmp_path / "_job.py").write_text("def run(main): ...\n")
     (tmp_path / "work.py").write_text("from _job import run\nfrom moemui import formula\n\nrun(formula.f)\n")
     monkeypatch.setattr(_code, "SCRIPTS", tmp_path)
@@ -46,3 +53,36 @@ def test_an_import_inside_a_function_is_followed(scripts):
     before = digest()
     (folder / "moemui" / "other.py").write_text("y = 2\n")
     assert digest() != before
+
+
+def test_the_packages_above_an_imported_module_run_with_it_and_count(scripts):
+    folder, digest, _ = scripts
+    (folder / "work.py").write_text("from moemui.deep.typed import Number\n")
+    before = digest()
+    (folder / "moemui" / "__init__.py").write_text("LIMIT = 1\n")
+    assert digest() != before
+
+
+def test_an_import_that_only_a_type_checker_reads_is_not_followed(scripts):
+    folder, digest, _ = scripts
+    lines = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from moemui.deep.typed import Number\n"
+    (folder / "work.py").write_text(lines + "else:\n    from moemui import other\n")
+    before = digest()
+    (folder / "moemui" / "deep" / "typed.py").write_text("Number = float\n")
+    assert digest() == before
+    (folder / "moemui" / "other.py").write_text("y = 2\n")
+    assert digest() != before
+
+
+def test_another_python_finds_the_same_digests():
+    """Results that move to a machine with another version are not made again."""
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import _code; print(*map(_code.digest, sys.argv[2:]))"
+    words = ["-c", program, str(_code.SCRIPTS), *sorted(path.stem for path in _code.SCRIPTS.glob("[!_]*.py"))]
+    others = [shutil.which(f"python3.{minor}") for minor in range(12, 16)]
+    # A version manager's names may stand for a version that is not there.
+    runs = [subprocess.run([other, *words], capture_output=True, text=True) for other in others if other]
+    found = {run.stdout for run in runs if run.returncode == 0}
+    if not found:
+        pytest.skip("needs another Python on PATH, python3.12 or later; apt-get or pyenv installs one")
+    own = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True).stdout
+    assert found == {own}

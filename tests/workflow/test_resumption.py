@@ -115,26 +115,6 @@ def test_killed_anywhere_it_goes_on_and_ends_in_the_same_bytes(tmp_path):
     assert resumed > len(runs) / 2
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A function that gives a folder of its own file system the size in bytes; unmounted at the end."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(size, place=folder):
-        options = f"{'remount,' if place.is_mount() else ''}size={size}"
-        run = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True, text=True)
-        if run.returncode:
-            pytest.skip(f"a small disk needs a mount, which is not allowed here: {run.stderr.strip()}")
-        mounted.add(place)
-        return place
-
-    mounted = set()
-    yield mount
-    for place in mounted:
-        subprocess.run(["umount", place], check=True)
-
-
 WIDE = Geometry((Layer(0, 8, 0, 500, 0, 2),))
 
 

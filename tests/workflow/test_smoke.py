@@ -1,4 +1,4 @@
-"""The whole chain on the smoke study: what lies in results, and what a change costs."""
+"""The whole chain on the smoke study: what lies in results. What a change costs: test_reruns.py."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import sqlite3
 
 import pytest
-import yaml
-from workflow.conftest import planned_jobs, snakemake
 
 from moemui.key_neurons import files as key_neurons
 from moemui.scores import store
@@ -78,58 +76,3 @@ def test_mlflow_has_a_run_for_every_job_of_every_stage(smoke):
     assert set(stages) == STAGES
     assert stages.count("contributions_synthetic") == 6
     assert list((smoke / "results/mlflow/artifacts").rglob("report.html"))
-
-
-def test_the_same_command_again_has_nothing_to_do(smoke):
-    assert "Nothing to be done" in snakemake(smoke, "--configfile", "config/smoke.yaml").stdout
-
-
-def test_one_more_checkpoint_costs_its_own_jobs_and_the_aggregates(smoke):
-    config = yaml.safe_load((smoke / "config/smoke.yaml").read_text())
-    before, *after = config["models"]["smoke-olmoe"]["checkpoints"]
-    config["models"]["smoke-olmoe"]["checkpoints"] = [before, {"name": "step-30", "step": 30}, *after]
-    (smoke / "config/more.yaml").write_text(yaml.safe_dump(config))
-    planned = planned_jobs(snakemake(smoke, "--configfile", "config/more.yaml", "-n").stdout)
-    own = {"checkpoint": 1, "responses_synthetic": 1, "contributions_synthetic": 1, "key_neurons_synthetic": 1}
-    aggregates = {
-        "model_utilization": 1, "model_experts": 1, "model_expert_structure": 1, "model_diversity": 1,
-        "enrichment": 1, "sensitivity": 1, "threshold_selection": 1, "comparisons": 1, "dynamics": 1, "laws": 1,
-        "diagnostics": 1, "gather": 13, "report": 1, "tracking": 1,
-    }  # fmt: skip
-    assert planned == own | aggregates
-    run = snakemake(smoke, "--configfile", "config/more.yaml")
-    assert run.returncode == 0, run.stdout[-4000:]
-    utilization = tables.read([smoke / "results/smoke/tables/utilization.parquet"], TABLES["utilization"])
-    of_model = utilization[utilization["model"] == "smoke-olmoe"]
-    assert of_model.drop_duplicates("checkpoint").sort_values("order")["checkpoint"].tolist() == [
-        "step-0", "step-30", "step-60", "step-120",
-    ]  # fmt: skip
-
-
-MORE = ("--configfile", "config/more.yaml", "-n", "--workflow-profile", "config/profiles/default")
-
-
-def test_a_touched_script_or_another_comment_reruns_nothing(smoke):
-    script = smoke / "scripts/moemui/scores/ranking.py"
-    script.write_text(script.read_text() + "\n# one more comment\n")
-    (smoke / "scripts/extract_contributions.py").touch()
-    assert planned_jobs(snakemake(smoke, *MORE).stdout) == {}
-
-
-def test_another_threshold_below_the_largest_is_no_forward_pass(smoke):
-    config = yaml.safe_load((smoke / "config/more.yaml").read_text())
-    config["contributions"]["thresholds"].append(0.005)
-    (smoke / "config/threshold.yaml").write_text(yaml.safe_dump(config))
-    planned = planned_jobs(snakemake(smoke, "--configfile", "config/threshold.yaml", *MORE[2:]).stdout)
-    assert planned["key_neurons_synthetic"] == 7
-    assert not {"train", "responses_synthetic", "contributions_synthetic", "masking_synthetic"} & set(planned)
-
-
-def test_a_changed_analysis_module_reruns_no_forward_pass(smoke):
-    module = smoke / "scripts/moemui/mui/utilization.py"
-    before = module.read_text()
-    module.write_text(before + "\nCHANGED = True\n")
-    planned = planned_jobs(snakemake(smoke, *MORE).stdout)
-    module.write_text(before)
-    assert planned["model_utilization"] == 2
-    assert not {"train", "responses_synthetic", "contributions_synthetic", "masking_synthetic"} & set(planned)

@@ -26,6 +26,7 @@ import numpy as np
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
+from moemui.answers import code_eval, code_sandbox, task_data
 from moemui.answers.recording_model import Generated, RecordingModel, only_errors, wrap
 from moemui.answers.responses import Response
 from moemui.progress import silent
@@ -74,6 +75,27 @@ class TaskSet:
     leaves: dict[str, dict[str, Any]]
     _prompts_for: object = field(default=None, repr=False)
 
+    def code_protections(self) -> dict[str, str]:
+        """`code_sandbox.protections` where a task allows code to be run; empty where none does."""
+        return code_sandbox.protections() if any(spec.allow_code for spec in self.specs.values()) else {}
+
+    def digests(self) -> dict[str, str]:
+        """`task_data.digest` of each task; known once prompts were built."""
+        return {name: task_data.digest(leaves) for name, leaves in self.leaves.items()}
+
+    def datasets(self) -> dict[str, str]:
+        """{task.path, .name, .commit, .fingerprint} as `task_data.source` tells them, for a group group.leaf.path.
+
+        Tasks whose rows a file gave are left out.
+        """
+        return {
+            ".".join(dict.fromkeys([name, leaf, key] if len(leaves) > 1 else [name, key])): value
+            for name, leaves in self.leaves.items()
+            if self.specs[name].data is None
+            for leaf, task in leaves.items()
+            for key, value in task_data.source(task).items()
+        }
+
     def build_prompts(self, model: RecordingModel) -> None:
         """Make the requests of every task, in the model's chat template where it has one; once a model."""
         if self._prompts_for is model:
@@ -100,11 +122,16 @@ def load_tasks(specs: Mapping[str, TaskSpec]) -> TaskSet:
     """
     managers: dict[str | None, TaskManager] = {}
     leaves = {}
+    # Only the study allows code to be run, and then never by the metric of evaluate that this variable is for.
+    os.environ.pop("HF_ALLOW_CODE_EVAL", None)
     for name, spec in specs.items():
         if spec.include not in managers:
             managers[spec.include] = _manager(name, spec)
-        leaves[name] = _load(name, spec, managers[spec.include])
-    return TaskSet(dict(specs), leaves)
+        with code_eval.replaced(spec.allow_code):
+            leaves[name] = _load(name, spec, managers[spec.include])
+    tasks = TaskSet(dict(specs), leaves)
+    tasks.code_protections()  # what is missing is told before the model is loaded
+    return tasks
 
 
 def _manager(name: str, spec: TaskSpec) -> TaskManager:
@@ -133,12 +160,13 @@ def _load(name: str, spec: TaskSpec, manager: TaskManager) -> dict[str, Any]:
             raise ValueError(f"task {name} has data, but {spec.lm_eval} is a group; data belongs to a single task")
         local = {"task": spec.lm_eval, "custom_dataset": _rows_of(name, spec.data), "dataset_kwargs": None}
         request = {"group": name, "task": [local]}
-    if spec.allow_code:
-        # What the code_eval metric of Hugging Face's evaluate asks for, when a task file is read.
-        os.environ["HF_ALLOW_CODE_EVAL"] = "1"
+    # Before the task's Python is imported, which tries the metric out and takes it from the hub where it isn't allowed.
+    if (manager.task_index[spec.lm_eval].cfg or {}).get("unsafe_code") and not spec.allow_code:
+        raise code_eval.not_allowed(spec.lm_eval, name)
     with only_errors():
         loaded = manager.load([request])["tasks"]
     for leaf, task in loaded.items():
+        code_eval.refuse(task, leaf, name, allowed=spec.allow_code)
         if task.OUTPUT_TYPE not in ("generate_until", "multiple_choice", "loglikelihood"):
             raise ValueError(
                 f"task {leaf} is of type {task.OUTPUT_TYPE}, which has no response to measure; leave it out"
@@ -146,10 +174,6 @@ def _load(name: str, spec: TaskSpec, manager: TaskManager) -> dict[str, Any]:
         if (task.get_config("repeats") or 1) != 1:
             raise ValueError(
                 f"task {leaf} asks for {task.get_config('repeats')} responses a prompt; choose a variant with one"
-            )
-        if getattr(task, "UNSAFE_CODE", False) and not spec.allow_code:
-            raise ValueError(
-                f"task {leaf} runs code that the model wrote; set allow_code: true for {name} where that is safe"
             )
         _set_fewshot(name, spec, leaf, task)
     _set_budget(name, spec, [task for task in loaded.values() if task.OUTPUT_TYPE == "generate_until"])
@@ -232,7 +256,8 @@ def respond(model: RecordingModel, tasks: TaskSet) -> dict[str, list[Response]]:
     for name, leaves in tasks.leaves.items():
         records: list[Response] = []
         for leaf, task in leaves.items():
-            records += _grade(model, name, tasks.specs[name], leaf, task, ids)
+            with code_eval.replaced(tasks.specs[name].allow_code):
+                records += _grade(model, name, tasks.specs[name], leaf, task, ids)
         for sample, record in enumerate(records):
             record["sample"] = sample
         result[name] = records

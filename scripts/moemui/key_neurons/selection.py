@@ -159,8 +159,6 @@ def select_key_neurons(
     stored, and for a rule that needs scores where none of the selections has any; IncompleteStoreError for a damaged
     store.
     """
-    for shard in stores:
-        store.verify(shard)
     scores, records = store.Contributions(*stores), read_responses(responses)
     ids = [record["id"] for record in records]
     if ids != scores.sample_ids:

@@ -58,6 +58,8 @@ def _resolve_folder(kind: str, folder: Path, gguf: str | None, trust_remote_code
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; source path names the folder that holds the checkpoint")
     if gguf is not None:
+        if Path(gguf).name != gguf:
+            raise ValueError(f"gguf is {gguf!r}; it is the name of a file in {folder}, without a folder before it")
         file = folder / gguf
         if not file.is_file():
             raise FileNotFoundError(
@@ -144,6 +146,14 @@ def digest(file: Path) -> dict[str, Any]:
     """{bytes, sha256} of a file."""
     with file.open("rb") as stream:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def identity(manifest: Mapping[str, Any]) -> str:
+    """What a checkpoint is, in one word: its commit on the hub, else the SHA-256 over its files' names and digests."""
+    if manifest["commit"]:
+        return str(manifest["commit"])
+    lines = "".join(f"{name} {file['sha256']}\n" for name, file in sorted(manifest["files"].items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def has_chat_template(folder: Path, gguf: str | None) -> bool:

@@ -91,6 +91,18 @@ def examine(
     return visit.found
 
 
+def outline(folder: Path, gguf: str | None = None) -> Examination:
+    """What follows from a folder's config.json, or GGUF file, alone: parameters and layers. Code of its own is not run.
+
+    Raises what transformers raises for a configuration that it can't build, UnsupportedModelError for one that has no
+    neurons to measure, ValueError for an architecture that transformers doesn't have.
+    """
+    visit = _Visit(Examination(model=str(folder), kind="config", dtype="bfloat16"), trust_remote_code=False)
+    visit.configure(folder, gguf)
+    visit.look_at_structure(())
+    return visit.found
+
+
 @dataclass(frozen=True)
 class _Named:
     """What a model's name points to. config: the folder of its config.json, or a JSON file; None on the hub."""

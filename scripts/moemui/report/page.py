@@ -53,6 +53,8 @@ def write_report(
     choice: Choice,
     provenance: Mapping[str, Any],
     files: Mapping[str, Sequence[str]],
+    made: Mapping[str, Mapping[str, Any]],
+    drawn: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Write the report of a study to `path`.
 
@@ -62,9 +64,12 @@ def write_report(
     provenance: commit, dirty, packages (name → version), stage_seconds (stage → seconds), conservation_error_max,
     identity_error_max; what is absent or None is printed as not recorded.
     files: table name → the files that hold it, relative to the report's folder.
+    made: table name → how it was made: stage, record (file relative to the report's folder), code, path (as the audit
+    takes it), commit and dirty where they are known. drawn: the same by figure name. Either may lack names.
     Raises ValueError for an unknown figure or table, or one missing that figures and findings are made of.
     """
-    for what, given, known in (("figure", [*figures, *left_out], FIGURES), ("table", [*tables, *files], TABLES)):
+    named = (("figure", [*figures, *left_out, *drawn], FIGURES), ("table", [*tables, *files, *made], TABLES))
+    for what, given, known in named:
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"unknown {what} {unknown[0]!r}; there are {', '.join(known)}")
     if missing := sorted(NEEDED - set(tables)):
@@ -75,11 +80,15 @@ def write_report(
         glance=_glance(tables, choice),
         findings=findings(tables, choice),
         verdicts=VERDICTS,
-        figures=[_figure(name, svg, choice) for name, svg in figures.items()],
+        figures=[_figure(name, svg, choice) | {"made": drawn.get(name)} for name, svg in figures.items()],
         left_out=[(FIGURES[name][0].title, reason) for name, reason in left_out.items()],
         limits=limits(tables, choice),
         published=_published(tables["published"]),
-        tables=[_preview(name, tables[name], files.get(name, ())) for name in TABLES if name in tables],
+        tables=[
+            _preview(name, tables[name], files.get(name, ())) | {"made": made.get(name)}
+            for name in TABLES
+            if name in tables
+        ],
         provenance=provenance,
     )
     Path(path).write_text(page, encoding="utf-8")

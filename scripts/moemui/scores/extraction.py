@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moemui.progress import Progress, silent
-from moemui.scores import disk, store, store_writer
+from moemui.scores import disk, store, store_writer, upload
 
 if TYPE_CHECKING:
     from moemui.scores.contributions import Sample, Scorer
@@ -33,7 +33,7 @@ class Quality:
 
     samples, response_tokens, empty_responses: counts; resumed_samples: those that an earlier, killed run had scored.
     conservation_error, imbalance: the largest over tokens and layers, see `moemui.scores.contributions`;
-    identity_error: of logits; 0 without samples. bytes: size on disk; bytes_per_response_token: 0 without tokens;
+    identity_error: of logits; 0 without samples. bytes: size on disk or S3; bytes_per_response_token: 0 without tokens;
     most_bytes: the bound that was estimated before.
     """
 
@@ -55,12 +55,14 @@ class Task:
 
     attributes: what the store is to say beyond what the scorer knows, in plain JSON types.
     shard: number, from 1, and count of the parts that the task's records come in.
+    url: s3://… that the finished store is handed over to, so that a pointer remains at `path`; None: it stays.
     """
 
     records: Sequence[Mapping[str, Any]]
     path: Path
     attributes: Mapping[str, Any] = field(default_factory=dict)
     shard: tuple[int, int] = (1, 1)
+    url: str | None = None
 
 
 def check(records: Sequence[Mapping[str, Any]], where: object) -> None:
@@ -160,14 +162,19 @@ def extract_all(
     at its last finished chunk and ends in the same bytes, see `moemui.scores.store_writer.create`. progress is
     called with the number of samples done, of all tasks, and the pace of this run.
     Raises ConservationError or IdentityError above tolerance, ValueError for a sample that can't be scored,
-    FullDiskError where the disk has too little room; what was finished then stays for the next call.
+    FullDiskError where the disk has too little room, StorageError where S3 can't be written to; what was finished then
+    stays for the next call.
     """
     prepared = [_Prepared.of(scorer, task, chunk_samples) for task in tasks]
-    # Before any work, for all tasks: samples that can't be scored (above), room on the disk, the tap's identity.
+    # Before any work, for all tasks: samples that can't be scored (above), room on the disk, access to S3, the tap's
+    # identity.
     _warn_of_empty(prepared)
     _require_room(prepared)
+    for url in [work.task.url for work in prepared if work.task.url][:1]:  # all are in one bucket
+        upload.check_access(url)
     identity = _identity_error(scorer, prepared)
     pace = _Pace(progress, sum(len(work.samples) for work in prepared))
+    measured = []
     for work in prepared:
         task, layout = work.task, work.layout
         with store_writer.create(
@@ -175,6 +182,7 @@ def extract_all(
             layout,
             sample_ids=[sample.id for sample in work.samples],
             shard=task.shard,
+            url=task.url,
             attributes={
                 **task.attributes,
                 "options": scorer.options.to_dict(),
@@ -188,8 +196,11 @@ def extract_all(
                 scores = scorer.score(work.samples[layout.part(chunk)], pace)
                 writer.write(chunk, scores)
                 pace.finished(len(scores.response_tokens), int(scores.response_tokens.sum()))
+        measured.append(_Measured.of(task.path))
+        if task.url:
+            upload.hand_over(task.path, task.url)
     pace(0)
-    return _quality(prepared, identity, pace.resumed)
+    return _quality(prepared, measured, identity, pace.resumed)
 
 
 @dataclass(frozen=True)
@@ -231,21 +242,29 @@ def _warn_of_empty(prepared: Sequence[_Prepared]) -> None:
 
 
 def _require_room(prepared: Sequence[_Prepared]) -> None:
-    """Log what the stores will take; raise FullDiskError where the disk has not even what they take surely."""
+    """Log what the stores will take; raise FullDiskError where the disk has not even what they take surely.
+
+    Stores that are handed over to S3 leave the disk one by one, so that it needs room for the largest.
+    """
     if not prepared:
         return
-    least, usual, most = (sum(sizes) for sizes in zip(*(work.estimate for work in prepared), strict=True))
-    place = prepared[0].task.path.parent
+    total = store.Estimate(*(sum(sizes) for sizes in zip(*(work.estimate for work in prepared), strict=True)))
+    url, place = prepared[0].task.url, prepared[0].task.path.parent
+    here = max((work.estimate for work in prepared), key=lambda found: found.most) if url else total
     room, written = disk.free(place), sum(disk.size(work.task.path) for work in prepared)
     log.info(
-        "contributions will take about %s, at most %s; %s are free in %s",
-        *map(disk.readable, (usual, most, room)),
+        "contributions will take about %s, at most %s%s; %s are free in %s",
+        disk.readable(total.usual),
+        disk.readable(total.most),
+        f", in {url.rpartition('/')[0]}, and at most {disk.readable(here.most)} at a time here" if url else "",
+        disk.readable(room),
         place,
     )
-    if room + written < least:
+    if room + written < here.least:
         raise disk.FullDiskError(
             f"{place} has {disk.readable(room)} free, but the contributions of {sum(len(w.samples) for w in prepared)} "
-            f"samples take at least {disk.readable(least)} and about {disk.readable(usual)}; make room and run again"
+            f"samples take at least {disk.readable(here.least)} and about {disk.readable(here.usual)}"
+            f"{' here before they go to S3' if url else ''}; make room and run again"
         )
 
 
@@ -285,19 +304,25 @@ class _Pace:
         self._tokens += tokens
 
 
-def _quality(prepared: Sequence[_Prepared], identity: float, resumed: int) -> Quality:
-    """Read back from the stores, so that chunks of an earlier run count as much as those of this one."""
-    conservation = imbalance = 0.0
-    bytes_ = 0
-    for work in prepared:
-        found = store.Contributions(work.task.path)
-        conservation = max(conservation, float(found.conservation.max(initial=0)))
-        imbalance = max(imbalance, float(found.imbalance.max(initial=0)))
-        bytes_ += found.bytes
+class _Measured(NamedTuple):
+    """Read back from a finished store, so that chunks of an earlier run count as much as those of this one."""
+
+    conservation: float
+    imbalance: float
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> _Measured:
+        found = store.Contributions(path)
+        return cls(float(found.conservation.max(initial=0)), float(found.imbalance.max(initial=0)), found.bytes)
+
+
+def _quality(prepared: Sequence[_Prepared], measured: Sequence[_Measured], identity: float, resumed: int) -> Quality:
+    bytes_ = sum(found.bytes for found in measured)
     tokens = [count for work in prepared for count in work.layout.response_tokens]
     quality = Quality(
-        conservation_error=conservation,
-        imbalance=imbalance,
+        conservation_error=max((found.conservation for found in measured), default=0.0),
+        imbalance=max((found.imbalance for found in measured), default=0.0),
         identity_error=identity,
         samples=len(tokens),
         response_tokens=sum(tokens),

@@ -22,7 +22,8 @@ Attributes say what is needed to use it: schema_version, geometry, settings, ran
 (number and count), and what `moemui.scores.extraction` adds. There is no time among them: the same work gives the
 same bytes.
 A missing chunk of a Zarr store reads silently as zeros, so `manifest.json` in its root lists every file with size and
-SHA-256, and reading starts by checking it.
+SHA-256: opening checks that all are there, and whatever is read is compared. A store may lie on S3, see
+`moemui.scores.sealed`: then the folder is a pointer with the metadata and the manifest, and reads the same.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ import numpy as np
 import zarr
 
 from moemui.geometry import Geometry
-from moemui.scores import disk
-from moemui.scores.journal import MANIFEST, IncompleteStoreError, check_sizes, verify
+from moemui.scores.remote import is_url
+from moemui.scores.sealed import MANIFEST, IncompleteStoreError, SealedFolder, verify
+from moemui.scores.verified import VerifiedFiles
 
 if TYPE_CHECKING:
     from moemui.scores.contributions import ChunkScores
@@ -232,13 +234,16 @@ class PerToken(NamedTuple):
 class Contributions:
     """Read access to a task's finished store, or to all its shards, in order, as if they were one.
 
-    Opening checks that every file is there with its size. Raises IncompleteStoreError for a store that is not whole,
-    ValueError for one of another schema version and for stores that are not the shards of one task.
+    paths: folders, pointers to S3, or URLs such as s3://bucket/prefix/contributions.zarr.
+    Opening checks that every file is there with its size, reading that it has the content that was written. Raises
+    IncompleteStoreError for a store that is not whole, `moemui.scores.remote.StorageError` where S3 can't be reached,
+    ValueError for a store of another schema version and for stores that are not the shards of one task.
     """
 
     def __init__(self, *paths: Path | str):
-        self.paths = [Path(path) for path in paths]
-        self._groups = [_opened(path) for path in self.paths]
+        self.paths = [path if is_url(path) else Path(path) for path in paths]
+        self._folders = [SealedFolder(path) for path in self.paths]
+        self._groups = [_opened(folder) for folder in self._folders]
         attributes: list[dict[str, Any]] = [dict(group.attrs) for group in self._groups]
         for path, found in zip(self.paths, attributes, strict=True):
             differing = {key for key in {*found, *attributes[0]} if found.get(key) != attributes[0].get(key)} - OWN
@@ -303,8 +308,8 @@ class Contributions:
 
     @property
     def bytes(self) -> int:
-        """Size on disk."""
-        return sum(map(disk.size, self.paths))
+        """Size of all files, on the disk or on S3."""
+        return sum(folder.size for folder in self._folders)
 
     def _setting(self, formulation: str, selection: str) -> str:
         if (formulation, selection) not in self.settings:
@@ -313,12 +318,16 @@ class Contributions:
         return f"scores/{formulation}/{selection}"
 
 
-def _opened(path: Path) -> zarr.Group:
-    check_sizes(path)
-    group = zarr.open_group(path, mode="r")
+def _opened(folder: SealedFolder) -> zarr.Group:
+    folder.check_sizes()
+    if "zarr.json" not in folder.files:
+        raise IncompleteStoreError(f"the manifest of {folder.name} names no zarr.json, so it is no Zarr store")
+    group = zarr.open_group(VerifiedFiles(folder), mode="r", zarr_format=3)
     version = group.attrs.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; extract it again")
+        raise ValueError(
+            f"{folder.name} has schema version {version}, this code reads {SCHEMA_VERSION}; extract it again"
+        )
     return group
 
 

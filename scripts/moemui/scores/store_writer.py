@@ -18,7 +18,8 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from moemui.scores import disk
-from moemui.scores.journal import Journal, is_sealed
+from moemui.scores.journal import Journal
+from moemui.scores.sealed import IncompleteStoreError, is_sealed, url_of
 from moemui.scores.store import MEASURED, SCHEMA_VERSION, Layout, estimate, open_array
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def create(
     sample_ids: Sequence[str],
     attributes: Mapping[str, Any],
     shard: tuple[int, int] = (1, 1),
+    url: str | None = None,
 ) -> Iterator[Writer]:
     """A store at `path`, complete with its manifest when the block ends without an exception.
 
@@ -81,6 +83,7 @@ def create(
     says which chunks are missing; else the log tells what differs, and the store begins anew.
 
     attributes: plain JSON types. shard: number, from 1, and count of the parts that the task's samples come in.
+    url: where the store will be handed over to; a pointer to there is taken up, one to another place is not.
     Raises FileExistsError for a path that exists and doesn't end in .zarr, FullDiskError where the disk is full.
     """
     if path.exists() and path.suffix != ".zarr":
@@ -97,7 +100,7 @@ def create(
     }
     journal = Journal(path)
     with disk.full_disk_named(path, estimate(layout).most):
-        finished = _taken_up(path, journal, wanted, layout) if path.exists() else None
+        finished = _taken_up(path, journal, wanted, layout, url) if path.exists() else None
         if finished is None:
             if path.exists():
                 shutil.rmtree(path)
@@ -110,8 +113,17 @@ def create(
         journal.seal()
 
 
-def _taken_up(path: Path, journal: Journal, wanted: Mapping[str, Any], layout: Layout) -> set[int] | None:
+def _taken_up(
+    path: Path, journal: Journal, wanted: Mapping[str, Any], layout: Layout, url: str | None
+) -> set[int] | None:
     """The finished chunks of what lies at `path`, rid of everything else; None where it can't become what is wanted."""
+    try:
+        elsewhere = url_of(path) not in (None, url)
+    except IncompleteStoreError:
+        elsewhere = True
+    if elsewhere:
+        log.info("%s points to another place than %s; it begins anew", path, url or "this disk")
+        return None
     sealed = is_sealed(path)
     pieces = {} if sealed else journal.pieces()
     if not sealed and LAYOUT not in pieces:

@@ -1,0 +1,1 @@
+"""From run records to MLflow, where people look at them."""
