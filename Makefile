@@ -25,7 +25,7 @@ results: $(ENV)  ## run the embedded study (CONFIG=config/smoke.yaml for another
 report: $(ENV)  ## only what the report needs
 	$(VENV)/bin/snakemake report $(HOW)
 
-plan: $(ENV)  ## jobs, disk, memory and hours of a study before it runs; afterwards beside what they were (CONFIG=, ARGS=)
+plan: $(ENV)  ## jobs, disk, memory, hours of a study before it runs; afterwards ARGS=--compare, with what was measured
 	$(VENV)/bin/python scripts/plan.py $(CONFIG) $(ARGS)
 
 track: $(ENV)  ## bring the jobs that have ended into MLflow now, also while the study runs

@@ -25,7 +25,8 @@ try:
 except StudyError as error:
     raise WorkflowError(f"The study's configuration has a mistake. {error}") from None
 
-invocation.name()  # in the environment, which jobs inherit
+if workflow.is_main_process:
+    invocation.name()  # in the environment, which jobs inherit
 
 
 # Studies never share a folder: paths in rules begin with <results>.

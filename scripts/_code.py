@@ -20,8 +20,8 @@ def digest(script: str, *data: str) -> str:
     """12 hexadecimal digits over the syntax of scripts/`script`.py and of all project modules that it imports.
 
     Comments, docstrings, layout, paths and the version of Python that reads the code do not count, and neither does
-    the book-keeping around a job, scripts/_*.py, on which no result depends. data: further files below scripts/ that
-    the code reads, such as templates; they count byte by byte.
+    the book-keeping around a job, scripts/_*.py and scripts/_*/, on which no result depends. data: further files below
+    scripts/ that the code reads, such as templates; they count byte by byte.
     """
     total = hashlib.sha256()
     for path in sorted(_closure(SCRIPTS / f"{script}.py")):

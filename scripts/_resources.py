@@ -14,6 +14,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,7 @@ LATE = 5  # times as long as predicted before an analysis is taken for hung
 # Before responses are there: tokens of a prompt and of a response, samples of a task without a limit, and of one with a
 # limit that may be a group, which takes its limit for every task in it (those of the ready studies make 210 to 285).
 PROMPT_TOKENS, RESPONSE_TOKENS, UNKNOWN_SAMPLES, GROUP_SAMPLES = 256, 256, 1000, 300
+NEIGHBOURS = 16  # samples that are taken for a batch, whose longest response decides how long it takes
 SYNTHETIC_PROMPT = 15  # tokens of a prompt of the embedded tasks (measured)
 DOWNLOAD_BYTES, UNKNOWN_DOWNLOAD_MINUTES = 2e7, 12 * 60  # a second from the hub, at least; where the size isn't known
 CHECKPOINT = "checkpoint.json"
@@ -42,12 +44,17 @@ CHECKPOINT = "checkpoint.json"
 
 @dataclass(frozen=True)
 class Answers:
-    """Samples of a task and their tokens, as they lie there or as they are expected."""
+    """Samples of a task and their tokens, as they lie there or as they are expected.
+
+    longest: tokens of the longest prompt with its response. steps: Σ over samples of the longest response near each, so
+    that steps / samples is how many forward passes a batch takes.
+    """
 
     samples: int
     prompt_tokens: float
     response_tokens: float
     longest: int
+    steps: float
 
     def __add__(self, other: Answers) -> Answers:
         return Answers(
@@ -55,10 +62,11 @@ class Answers:
             self.prompt_tokens + other.prompt_tokens,
             self.response_tokens + other.response_tokens,
             max(self.longest, other.longest),
+            self.steps + other.steps,
         )
 
 
-NONE = Answers(0, 0, 0, 0)
+NONE = Answers(0, 0, 0, 0, 0)
 
 
 def answers_in(path: Path) -> Answers:
@@ -68,12 +76,15 @@ def answers_in(path: Path) -> Answers:
 
 @lru_cache(maxsize=1024)
 def _answers_at(path: str, _changed: int) -> Answers:
-    total = NONE
     with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            prompt, response = len(record["prompt_ids"]), len(record["response_ids"])
-            total += Answers(1, prompt, response, prompt + response)
+        records = [json.loads(line) for line in lines]
+    lengths = [(len(record["prompt_ids"]), len(record["response_ids"])) for record in records]
+    total = NONE
+    for start in range(0, len(lengths), NEIGHBOURS):
+        near = lengths[start : start + NEIGHBOURS]
+        most = max(response for _, response in near)
+        for prompt, response in near:
+            total += Answers(1, prompt, response, prompt + response, most)
     return total
 
 
@@ -87,10 +98,11 @@ def expected_answers(study: Study, task: str) -> Answers:
     elif "synthetic" in entry or "include" in entry:
         samples = limit or UNKNOWN_SAMPLES
     else:
+        # A limit holds for every leaf of a group, and nothing here says how many leaves there are.
         samples = max(limit, GROUP_SAMPLES) if limit else UNKNOWN_SAMPLES
     prompt = SYNTHETIC_PROMPT if "synthetic" in entry else PROMPT_TOKENS
     response = entry.get("max_new_tokens") or _budget(entry) or RESPONSE_TOKENS
-    return Answers(samples, samples * prompt, samples * response, prompt + response)
+    return Answers(samples, samples * prompt, samples * response, prompt + response, samples * response)
 
 
 def _budget(entry: Mapping[str, Any]) -> int | None:
@@ -106,8 +118,8 @@ def _budget(entry: Mapping[str, Any]) -> int | None:
 
 
 def answering_work(answers: Answers, batch: int) -> costs.Work:
-    """What making these responses is, so many at a time, each batch as long as the mean response."""
-    steps = math.ceil(answers.samples / batch) * answers.response_tokens / max(1, answers.samples)
+    """What making these responses is, so many at a time, each batch as long as the longest response in it."""
+    steps = math.ceil(answers.samples / batch) * answers.steps / max(1, answers.samples)
     return costs.Work(answers.samples, answers.prompt_tokens, steps, answers.response_tokens)
 
 
@@ -167,7 +179,7 @@ def size_of(study: Study, model: str, manifest: Path | None) -> ModelSize | None
     if manifest is not None and manifest.is_file():
         try:
             return model_size.of_manifest(json.loads(manifest.read_text(encoding="utf-8")))
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             return None
     return size_before(study, model)
 
@@ -325,7 +337,8 @@ class JobResources:
     def _answers(self, task: str, inputs: Iterable[str]) -> Answers:
         for path in map(Path, inputs):
             if path.name == "responses.jsonl" and path.parent.name == task and path.is_file():
-                return answers_in(path)
+                with suppress(ValueError, KeyError, TypeError):  # the job that reads it names it
+                    return answers_in(path)
         return expected_answers(self.study, task)
 
     def _on_one(self, model: str) -> bool:
@@ -345,8 +358,11 @@ def sizes(inputs: Iterable[str]) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for path in map(Path, inputs):
         if (path / "manifest.json").is_file():
-            listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
-            found[path.suffix] += sum(file["bytes"] for file in listed.values())
+            try:
+                listed = json.loads((path / "manifest.json").read_text(encoding="utf-8"))["files"]
+                found[path.suffix] += sum(file["bytes"] for file in listed.values())
+            except (ValueError, KeyError, TypeError):  # the job that reads it names it
+                found[path.suffix] += disk.size(path)
         elif path.is_dir():
             found[path.suffix] += disk.size(path)
         elif path.is_file():

@@ -351,7 +351,10 @@ class Study:
 
 def load(path: Path) -> Study:
     """The study of a config file. Raises StudyError, also for text that is no YAML mapping."""
-    config = yaml.safe_load(path.read_text())
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise StudyError(f"{path} holds {type(config).__name__}; a study is a mapping of keys, see config/README.md")
     return Study(config)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from _audit import tree
 from _audit.recorded import Recorded
-from _audit.walk import Trail, trace, trace_all, trace_source, unknown
+from _audit.walk import Trail, book_keeping, trace, trace_all, trace_source, unknown
 from _provenance.records import RECORDS
 
 NOT_AS_RECORDED, BAD_USAGE = 1, 2
@@ -46,8 +46,14 @@ def trail_of(file: Path, known: list[Recorded]) -> tuple[Recorded, Trail]:
                 return recorded, trail
         if recorded.readers(name):
             return recorded, trace_source(recorded, name)
-    if not file.is_file():
+    if not file.exists():
         raise UsageError(f"there is no {file}, and no record names it")
+    for recorded in known:
+        name = recorded.name(file)
+        if name not in recorded.unreadable and (what := book_keeping(recorded, name)):
+            raise UsageError(f"{what}; name a file that a job made")
+    if file.is_dir():
+        raise UsageError(f"no record names anything in the folder {file}; name a file, or a folder with results")
     for recorded in known:
         if copies := recorded.copies(file):
             print(f"{file} is a copy of {copies[0]}", file=sys.stderr)

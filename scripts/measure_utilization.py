@@ -48,10 +48,22 @@ def main(
                 "samples": file.samples,
             }
             answered.append(performance_row(**cell, **place))
-    tables.write(pd.concat(measured, ignore_index=True), utilization, UTILIZATION)
+    found = pd.concat(measured, ignore_index=True)
+    tables.write(found, utilization, UTILIZATION)
     tables.write(pd.concat(curves, ignore_index=True), saturation, SATURATION)
     tables.write(PERFORMANCE.frame(answered), performance, PERFORMANCE)
-    return {"cells": len(opened), "common_m": common["all"]}
+    return {"cells": len(opened), "common_m": common["all"], **_by_layer(found, chosen[0])}
+
+
+def _by_layer(found: pd.DataFrame, setting: Setting) -> dict[str, Any]:
+    """MUI under one setting, of every checkpoint and task and in each of its layers."""
+    own = found[(found[list(setting._fields)] == list(setting)).all(axis=1) & (found["samples"] == "all")]
+    metrics: dict[str, Any] = {"mui_setting": setting.label}
+    for (checkpoint, task), cell in own.groupby(["checkpoint", "task"], sort=False):
+        layers = cell[cell["scope"] == "layer"].sort_values("layer")
+        metrics[f"mui.{checkpoint}.{task}"] = float(cell.loc[cell["scope"] == "total", "mui"].iloc[0])
+        metrics[f"mui_by_layer.{checkpoint}.{task}"] = layers["mui"].tolist()
+    return metrics
 
 
 if __name__ == "__main__":

@@ -27,10 +27,13 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         study = load(config)
-        found = sorted(str(path) for path in (results / study.name).glob("**/contributions*.zarr"))
-        urls = study.store_urls(found)
-        if not urls and found:
+        if "storage" not in study["contributions"]:
             raise StudyError(f"{config} has no contributions.storage; set it to s3://bucket/prefix")
+        folder = results / study.name
+        found = sorted(str(path) for path in folder.glob("**/contributions*.zarr"))
+        if not found:
+            raise StudyError(f"{folder} has no finished contributions; call this where snakemake is called")
+        urls = study.store_urls(found)
     except StudyError as error:
         print(f"move_stores: {error}", file=sys.stderr)
         raise typer.Exit(BAD_USAGE) from None

@@ -57,8 +57,8 @@ def main(
     try:
         study = load(config)
         results = Path("results") / study.name
-        file = results / "plan.json"
-        plan = json.loads(file.read_text(encoding="utf-8")) if compare and file.is_file() else None
+        file = results / making.PLAN
+        plan = making.earlier(results) if compare else None
         if plan is None:
             found = findings(doctor or [], study)
             plan = making.make(config, study, results, like=like, doctor=found, quick=quick, cores=cores, gpus=gpus)
@@ -77,13 +77,18 @@ def main(
 
 
 def findings(doctor: Sequence[str], study: Study) -> dict[str, dict[str, Any]]:
-    """The doctor's findings by model. Raises ValueError for a model that the study doesn't have."""
+    """The doctor's findings by model. Raises ValueError for a model that the study doesn't have, or no finding."""
     found = {}
     for given in doctor:
         model, _, file = given.partition("=")
         if model not in study.models or not file:
             raise ValueError(f"--doctor is {given!r}; it is MODEL=FILE, with a model among {sorted(study.models)}")
-        found[model] = json.loads(Path(file).read_text(encoding="utf-8"))
+        try:
+            found[model] = json.loads(Path(file).read_text(encoding="utf-8"))
+        except ValueError:
+            found[model] = None
+        if not isinstance(found[model], dict):
+            raise ValueError(f"{file} is no finding of the doctor; make it with scripts/doctor.py --json")
     return found
 
 

@@ -73,10 +73,11 @@ def _of_config(config: Path) -> tuple[Path, str, str]:
 
 def _of_results(results: Path) -> tuple[Path, str, str]:
     """The store is that of the latest call of Snakemake. Paths in records begin at the project's folder."""
-    folder = results.resolve()
-    os.chdir(folder.parent.parent)
+    folder = Path(os.path.abspath(results))  # results/, or a study's folder in it, may be a link to another disk
+    project = folder.parent.parent
+    os.chdir(project)
     stores = [found.get("tracking_uri") for found in invocations(folder).values()]
-    return folder.relative_to(Path.cwd()), folder.name, next((store for store in reversed(stores) if store), STORE)
+    return folder.relative_to(project), folder.name, next((store for store in reversed(stores) if store), STORE)
 
 
 def _say(sentence: str) -> None:
@@ -89,4 +90,6 @@ def _stop(sentence: str, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

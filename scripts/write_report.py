@@ -1,6 +1,5 @@
 """Draw the figures and write the one page of a study."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from _job import run
+from _provenance.records import read_record
 from moemui.checks.threshold_selection import shown
 from moemui.report import page
 from moemui.report.figure_style import save
@@ -31,7 +31,7 @@ def main(
 
     chosen: the table threshold_selection where a threshold is `auto`, else none.
     """
-    found_records = {path: json.loads(path.read_text()) for path in records}
+    found_records = {path: read_record(path) for path in records}
     found = {path.stem: files.read(path, TABLES[path.stem]) for path in tables}
     # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
     everything = {name: found.get(name, TABLES[name].frame([])) for name in {*found, *page.NEEDED}}

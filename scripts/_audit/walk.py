@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from _audit.disk import MISSING, UNREACHABLE, UNRECORDED, Fault
 from _audit.recorded import Recorded, time, title
-from _provenance.records import FAILURES, INVOCATIONS, RECORDS, RUNNING
+from _provenance.records import FAILURES, INVOCATIONS, RECORDS, RUNNING, read_record
 
 STALE, UNREADABLE = "stale", "unreadable record"
 # What lies in a study's folder and is nobody's result.
-ADMINISTRATION = (RECORDS, FAILURES, RUNNING, INVOCATIONS, "logs", "benchmarks")
+ADMINISTRATION = (RECORDS, FAILURES, RUNNING, INVOCATIONS, "logs", "benchmarks", "plan.json")
 
 
 class Finding(NamedTuple):
@@ -88,11 +88,28 @@ def unknown(recorded: Recorded, name: str) -> Finding:
     if recorded.disk.digest(recorded.place(name)) is None:
         readers = [title(recorded.records[job]) for job in recorded.readers(name)]
         who = f", which {readers[0]} read," if readers else ""
-        return Finding(MISSING, name, f"{name}{who} is gone; put it back, or change the study's config")
+        inside = recorded.is_inside(name)
+        advice = _again(name) if inside else "put it back, or change the study's config"
+        return Finding(MISSING, name, f"{name}{who} is gone; {advice}")
     why = "no record names it"
     if recorded.unreadable:
         why += f", unless {', '.join(sorted(recorded.unreadable))} did, which can't be read"
     return Finding(UNRECORDED, name, f"{name} lies among the results and {why}; delete it, or keep it elsewhere")
+
+
+def book_keeping(recorded: Recorded, name: str) -> str | None:
+    """In words, what a path is that lies in the study's folder and is nobody's result; None for any other."""
+    if not recorded.is_inside(name):
+        return None
+    place = recorded.place(name)
+    first = place.relative_to(recorded.results).parts[0]
+    if first == FAILURES and place.suffix == ".json":
+        try:
+            record = read_record(place)
+        except ValueError as error:
+            return str(error)
+        return f"{name} says that {title(record)} {record['status']}: {record['error']}; its log is {record['log']}"
+    return f"{name} is book-keeping, no result" if first in ADMINISTRATION else None
 
 
 def _compared(recorded: Recorded, trail: Trail) -> Trail:
@@ -149,11 +166,16 @@ def _told(recorded: Recorded, fault: Fault, compared: str) -> Finding:
     elif fault.kind == UNREACHABLE:
         return Finding(fault.kind, name, f"{name}, which {title(record)} wrote on {time(record)}, {fault.how}")
     elif fault.kind == MISSING and output == name:
-        advice = "run snakemake again"
+        advice = _again(name)
     else:
-        advice = f"delete {'it' if output == name else output} and run snakemake again"
+        advice = f"delete {'it' if output == name else output} and {_again(output)}"
     what = f"{name}, which {title(record)} {'wrote' if output else 'read'} on {time(record)}, {fault.how}"
     return Finding(fault.kind, name, f"{what}; {advice}")
+
+
+def _again(output: str) -> str:
+    """How a result is made again. What lies behind finished results Snakemake doesn't miss, unless it is asked for."""
+    return f"run snakemake again, as `snakemake {output} …` if it finds nothing to do"
 
 
 def _compare_input(recorded: Recorded, trail: Trail, job: str, name: str) -> None:

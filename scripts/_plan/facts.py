@@ -57,10 +57,12 @@ class Facts:
         self._layers: dict[str, tuple[Sequence[Layer] | None, str]] = {}
 
     def size(self, model: str, checkpoint: str = "") -> ModelSize | None:
-        """A model's size: of its pinned files, of the configuration, or as the doctor found it."""
+        """A model's size: of its files or recipe, as the doctor found it, or the configuration's bare `parameters`."""
         manifest = self.results / model / checkpoint / CHECKPOINT if checkpoint else None
-        found = size_of(self.study, model, manifest) if manifest else size_before(self.study, model)
-        if found is None and self.doctor.get(model, {}).get("parameters"):
+        # The second for a damaged manifest, too.
+        found = size_of(self.study, model, manifest) or size_before(self.study, model)
+        bare = found is None or (found.layers is None and not found.file_bytes)
+        if bare and self.doctor.get(model, {}).get("parameters"):
             layers = [Layer(**layer) for layer in self.doctor[model]["layers"]]
             number = float(self.doctor[model]["parameters"])
             used = max(
@@ -77,17 +79,24 @@ class Facts:
 
     def answers(self, model: str, checkpoint: str, task: str) -> Answers:
         """A task's responses as they lie there, else as they are expected."""
-        path = self.results / model / checkpoint / task / "responses.jsonl"
-        if path.is_file():
-            return answers_in(path)
+        given = self.given(model, checkpoint, task)
+        if given is not None:
+            return given
         found, entry = expected_answers(self.study, task), self.study.tasks[task]
         if task in self.leaves and "limit" in entry:
             share = entry["limit"] * self.leaves[task] / found.samples
             found = Answers(
                 entry["limit"] * self.leaves[task], found.prompt_tokens * share, found.response_tokens * share,
-                found.longest,
+                found.longest, found.steps * share,
             )  # fmt: skip
         return found
+
+    def given(self, model: str, checkpoint: str, task: str) -> Answers | None:
+        """A task's responses as they lie there; None where there are none, or the file is damaged."""
+        try:
+            return answers_in(self.results / model / checkpoint / task / "responses.jsonl")
+        except (FileNotFoundError, ValueError, KeyError):  # a damaged one is named by the job that reads it
+            return None
 
     def read(self, job: Job) -> dict[str, float] | None:
         """Bytes that an analysis reads of the kind that its seconds depend on; None where they can't be said."""
@@ -143,7 +152,7 @@ class Facts:
 
     def _find_layers(self, model: str) -> tuple[Sequence[Layer] | None, str]:
         for store in sorted((self.results / model).glob("*/*/contributions*.zarr/zarr.json")):
-            attributes = json.loads(store.read_text(encoding="utf-8")).get("attributes", {})
+            attributes = _content(store).get("attributes", {})
             if "geometry" in attributes:
                 return Geometry.from_dict(attributes["geometry"]).layers, "a finished store"
         entry = self.study.models[model]
@@ -165,8 +174,8 @@ class Facts:
         """Where a model's config.json may lie on this machine."""
         source = self.study.models[model]["source"]
         manifests = [self.results / model / name / CHECKPOINT for name in self.study.checkpoints(model)]
-        pinned = [json.loads(path.read_text(encoding="utf-8")) for path in manifests if path.is_file()]
-        found = [Path(manifest["path"]) / (manifest["gguf"] or "config.json") for manifest in pinned]
+        pinned = [_content(path) for path in manifests if path.is_file()]
+        found = [Path(manifest["path"]) / (manifest["gguf"] or "config.json") for manifest in pinned if manifest]
         if "path" in source:
             found.append(Path(source["path"]).expanduser() / source.get("gguf", "config.json"))
         if "hub" in source:
@@ -232,6 +241,14 @@ class Facts:
             cells = len(self.study.checkpoints(model)) * len(self.study.tasks)
             total += cells * len(self.study.settings()) * sum(layer.experts for layer in layers) * costs.TABLE_ROW / 2
         return total
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where it is damaged, which the job that reads it names."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return {}
 
 
 def leaves_of(study: Study) -> dict[str, int]:

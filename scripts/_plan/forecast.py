@@ -18,7 +18,7 @@ from _study import MAIN, Study
 from moemui.models import costs
 from moemui.models.model_size import ModelSize
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODEL_STAGES = ("train", "responses", "contributions", "masking")
 TRIGGERS = ("mtime", "params", "input", "software-env")  # as in the profiles
 # In the order of the data.

@@ -17,7 +17,7 @@ from moemui.models import costs
 from moemui.models.model_size import ModelSize
 from moemui.scores.disk import free
 
-PLAN_VERSION = 1
+PLAN, PLAN_VERSION = "plan.json", 1
 # Why a number is missing.
 SIZE_UNKNOWN = (
     "how large these models are, before their files are here; set `parameters`, or give a finding of the doctor"
@@ -54,7 +54,7 @@ def make(
     other = measured.finished(like) if like is not None else []
     if like is not None and not other:
         raise ValueError(f"{like} has no records of finished jobs; name the results folder of a study that ran")
-    before = earlier(results)
+    before = (earlier(results) or {"jobs": {}})["jobs"]
     planned = sorted(jobs(config, study, results), key=lambda job: STAGES.index(job.stage))
 
     facts = Facts(study, results, doctor or {}, {} if quick else leaves_of(study), None if quick else layers_of)
@@ -86,10 +86,18 @@ def make(
     }
 
 
-def earlier(results: Path) -> dict[str, Any]:
-    """The jobs of the plan that lies there; none without one."""
-    file = results / "plan.json"
-    return dict(json.loads(file.read_text(encoding="utf-8"))["jobs"]) if file.is_file() else {}
+def earlier(results: Path) -> dict[str, Any] | None:
+    """The plan that lies there; None without one. Raises ValueError for a damaged one."""
+    file = results / PLAN
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "jobs" not in found:
+        raise ValueError(f"{file} is no plan; delete it and plan again")
+    return found
 
 
 def layers_of(file: Path, gguf: str | None) -> Sequence[Layer]:
@@ -185,7 +193,7 @@ def _assumptions(forecast: Forecast) -> list[str]:
     study, found = forecast.study, []
     cells = [(model, checkpoint) for model in study.models for checkpoint in study.checkpoints(model)]
     for task, entry in study.tasks.items():
-        if all((forecast.facts.results / m / c / task / "responses.jsonl").is_file() for m, c in cells):
+        if all(forecast.facts.given(m, c, task) is not None for m, c in cells):
             continue
         answers = forecast.facts.answers(*cells[-1], task)
         if "responses" in entry:

@@ -32,7 +32,7 @@ OWN_SPREAD, OTHER_SPREAD = 1.3, 2.0  # what seconds may still be off by, once sc
 
 @dataclass(frozen=True)
 class Measured:
-    """One finished job. name: of its record. predicted: seconds by constants; None where its files are gone.
+    """One finished job. name: of its record. predicted: seconds by constants; None where its files are gone or damaged.
 
     bytes: of its outputs that still lie there.
     """
@@ -69,11 +69,14 @@ def finished(results: Path) -> list[Measured]:
 
 
 def there(results: Path, path: str) -> Path:
-    """Where a path of a record lies now, if its results folder was moved or is looked at from elsewhere."""
+    """Where a path of a record lies now, if its results folder was moved or is looked at from elsewhere.
+
+    Results are named from where snakemake was called; an absolute path is a file from outside and stays as it is.
+    """
     parts = Path(path).parts
-    if results.name in parts:
-        return results.joinpath(*parts[parts.index(results.name) + 1 :])
-    return Path(path)
+    if Path(path).is_absolute() or results.name not in parts:
+        return Path(path)
+    return results.joinpath(*parts[parts.index(results.name) + 1 :])
 
 
 def factors(own: Iterable[Measured], other: Iterable[Measured], name: str) -> dict[str, tuple[float, float, str]]:
@@ -123,7 +126,10 @@ def _with_model(
     files = [Path(path) for path in written if path.endswith("responses.jsonl")]
     if size is None or not files or not all(file.is_file() for file in files):
         return None
-    answers = sum((answers_in(file) for file in files), NONE)
+    try:
+        answers = sum((answers_in(file) for file in files), NONE)
+    except (ValueError, KeyError):  # damaged; the job that reads it names it
+        return None
     if stage == "responses":
         work = answering_work(answers, params["batch_size"])
     elif stage == "masking":
@@ -137,8 +143,8 @@ def _size(results: Path, inputs: list[str]) -> ModelSize | None:
     manifest = next((Path(path) for path in inputs if Path(path).name == CHECKPOINT), None)
     if manifest is None or not manifest.is_file():
         return None
-    pinned = json.loads(manifest.read_text(encoding="utf-8"))
     try:
+        pinned = json.loads(manifest.read_text(encoding="utf-8"))
         return model_size.of_manifest({**pinned, "path": str(there(results, pinned["path"]))})
     except ValueError:
         return None

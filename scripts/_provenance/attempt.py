@@ -117,10 +117,14 @@ class Attempt:
 
     def _live(self) -> None:
         """Give signs of life until the marker is gone."""
-        with suppress(OSError):
-            while True:
-                time.sleep(HEARTBEAT)
+        while True:
+            time.sleep(HEARTBEAT)
+            try:
                 os.utime(self._marker)
+            except FileNotFoundError:
+                return
+            except OSError:  # of a file system over a network; the next sign may get through
+                continue
 
     def finished(self, metrics: Mapping[str, Any], outputs: Mapping[str, Path]) -> dict[str, Any]:
         """The record of an attempt whose work is done; outputs: where each, by its final name, lies now."""
@@ -137,23 +141,22 @@ class Attempt:
             write_failure(self._place.failure(self._known["attempt"]), record)
         except OSError as reason:  # a full disk is the usual one, and what failed the job, too
             print(f"  this failure could not be recorded: {reason}", file=terminal, flush=True)
+            return  # the marker stays, so that the next attempt tells of this one
         self.end()
 
     def end(self) -> None:
-        """Take the marker away, and the folders that hold no other one."""
+        """Take the marker away, and its folder, which no other job makes."""
         self._marker.unlink(missing_ok=True)
-        for folder in self._marker.parents:
-            if folder == self._place.results:
-                return
-            with suppress(OSError):  # other jobs are at work
-                folder.rmdir()
+        with suppress(OSError):  # a marker of the same job that cannot be read
+            self._marker.parent.rmdir()
 
 
 def git() -> dict[str, Any]:
     """Commit of this code's repository, and whether tracked files differ from it; None where it is in none."""
 
     def ask(*words: str) -> str | None:
-        command = ["git", "-C", str(Path(__file__).resolve().parent), *words]
+        # Without the lock that a mere look takes: a user's own git would run into it.
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *words]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         return answer.stdout.strip() if answer.returncode == 0 else None
 

@@ -22,10 +22,10 @@ import psutil
 
 from _provenance.attempt import INVOCATION, git
 from _provenance.records import INVOCATIONS, failures, is_running, new_id, write_whole
-from _provenance.secrets import redact
+from _provenance.secrets import redact_command
 
 INVOCATION_VERSION = 1
-TRACK = Path(__file__).with_name("track.py")
+TRACK = Path(__file__).resolve().parents[1] / "track.py"
 NEEDED = {"invocation", "started", "ended", "status", "command", "host", "pid", "process_started", "snakemake"}
 LONGEST = 600  # seconds that a failed workflow waits for its jobs to be tracked
 
@@ -44,7 +44,7 @@ def begin(results: Path, study: str, uri: str) -> None:
         "started": _now(),
         "ended": None,
         "status": "running",
-        "command": redact(sys.argv),
+        "command": redact_command(sys.argv),
         "host": platform.node(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),

@@ -39,6 +39,7 @@ from _provenance.secrets import scrub
 RECORD_VERSION = 2
 HEARTBEAT, SILENCE = 30.0, 300.0  # seconds between signs of life; without one, after which a process counts as dead
 RECORDS, FAILURES, RUNNING, INVOCATIONS = "records", "failures", "running", "invocations"
+NEEDED = {"stage", "started", "inputs", "outputs"}  # without them nobody can read on
 # What version 1 did not have.
 LATER: dict[str, Any] = {
     "invocation": None, "status": "finished", "error": None, "seeds": {}, "recording_seconds": 0.0,
@@ -109,6 +110,10 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} has record version {version}, this code reads up to {RECORD_VERSION}; update the code"
         )
+    if lacking := NEEDED - set(record):
+        raise ValueError(
+            f"{path} is no run record: it lacks {', '.join(sorted(lacking))}; delete it, so that its job runs again"
+        )
     # Attempts had no id: one job, one start is as good as one.
     attempt = f"{record['started']}-{record['stage']}" if "attempt" not in record else record["attempt"]
     return {**LATER, **record, "attempt": attempt}
@@ -136,17 +141,20 @@ def producers(found: Mapping[Path, Mapping[str, Any]]) -> dict[str, Path]:
 
 
 def maker(path: Path, results: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The record, and where it is, of the job that made an output below `results`; None where none says so.
+    """The record, and where it is, of the job that made an output below `results` last; None where none says so.
 
     Looks only where a job that writes there can have its record: in the folders of records on the way to the output.
     """
     if not path.is_relative_to(results):
         return None
-    for folder in path.relative_to(results).parents:
-        for record, content in _records_in(results / RECORDS / folder):
-            if str(path) in content["outputs"]:
-                return record, content
-    return None
+    found = [
+        one
+        for folder in path.relative_to(results).parents
+        for one in _records_in(results / RECORDS / folder)
+        if str(path) in one[1]["outputs"]
+    ]
+    # A suite of another name leaves the record of the old one behind.
+    return max(found, key=lambda one: one[1]["started"], default=None)
 
 
 @cache
@@ -161,22 +169,34 @@ def _records_in(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 def write_whole(path: Path, content: Mapping[str, Any]) -> None:
     """JSON that appears under its name whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    part.write_text(json.dumps(content, indent=1))
-    part.rename(path)
+    part = path.with_name(f".part-{uuid.uuid4().hex[:8]}-{path.name}")  # two may write the same at a time
+    try:
+        part.write_text(json.dumps(content, indent=1))
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
-def is_alive(path: Path, marker: Mapping[str, Any]) -> bool:
-    """Whether the process of a marker still runs; on another machine, whether it gave a sign of life not long ago."""
-    if marker["host"] != platform.node():
-        return time.time() - path.stat().st_mtime < SILENCE
-    return is_running(marker)
+def is_alive(path: Path, marker: Mapping[str, Any], silence: float = SILENCE) -> bool:
+    """Whether the process of a marker still runs; on another machine, whether it gave a sign of life not long ago.
+
+    A marker that is gone is that of an attempt that has just ended.
+    """
+    if marker["host"] == platform.node():
+        return path.exists() and is_running(marker)
+    try:
+        return time.time() - path.stat().st_mtime < silence
+    except FileNotFoundError:
+        return False
 
 
 def is_running(process: Mapping[str, Any]) -> bool:
     """Whether a process of this machine runs, known by `pid` and `process_started`: numbers are given out again."""
     try:
-        return abs(psutil.Process(process["pid"]).create_time() - process["process_started"]) < 1
+        found = psutil.Process(process["pid"])
+        # One that is dead and that its parent never asked about, as in a container without an init, is still listed.
+        return found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - process["process_started"]) < 1
     except psutil.NoSuchProcess:
         return False
 
@@ -186,25 +206,42 @@ def settle(results: Path) -> list[Path]:
     found = [
         settle_marker(results, path, marker)
         for path, marker in running(results).read.items()
-        if not is_alive(path, marker)
+        # A workflow ends when its jobs have, so what has been silent since is dead.
+        if not is_alive(path, marker, 2 * HEARTBEAT if _has_ended(results, marker["invocation"]) else SILENCE)
     ]
     return [failure for failure in found if failure is not None]
 
 
+def _has_ended(results: Path, invocation: str | None) -> bool:
+    try:
+        return json.loads((results / INVOCATIONS / f"{invocation}.json").read_text())["status"] != "running"
+    except (OSError, ValueError, KeyError, TypeError):  # none was written, so nobody knows
+        return False
+
+
 def settle_marker(results: Path, path: Path, marker: Mapping[str, Any]) -> Path | None:
-    """Make a failure record of the marker of an attempt that is known to be dead; None where it had finished."""
+    """Make a failure record of the marker of an attempt that is known to be dead; None where it had ended by itself."""
     place = Place(results, path.parent.relative_to(results / RUNNING).as_posix())
     failure = place.failure(marker["attempt"])
     finished = place.record.is_file() and marker["attempt"] in place.record.read_text(errors="replace")
-    if not finished:
-        log = Path(marker["log"])
-        ended = datetime.fromtimestamp(max(p.stat().st_mtime for p in (path, log) if p.exists()), UTC)
-        seconds = max(0.0, (ended - datetime.fromisoformat(marker["started"])).total_seconds())
-        error = "its process was gone before the job had ended: it was killed, or memory ran out"
-        killed = {"status": "killed", "error": error, "ended": ended.isoformat(), "seconds": seconds}
-        write_failure(failure, {**marker, **killed})
+    if finished or failure.is_file() or not path.exists():
+        path.unlink(missing_ok=True)
+        return None
+    started = datetime.fromisoformat(marker["started"])
+    signs = [_last_sign(Path(marker["log"])), _last_sign(path), started]
+    ended = max(sign for sign in signs if sign is not None)
+    killed = {"status": "killed", "ended": ended.isoformat(), "seconds": (ended - started).total_seconds()}
+    error = "its process was gone before the job had ended: it was killed, or memory ran out"
+    write_failure(failure, {**marker, **killed, "error": error})
     path.unlink(missing_ok=True)
-    return None if finished else failure
+    return failure
+
+
+def _last_sign(path: Path) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
 
 
 def write_failure(path: Path, record: Mapping[str, Any]) -> None:

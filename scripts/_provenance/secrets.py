@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -42,6 +42,22 @@ def _redacted(value: Any, hidden: Mapping[str, str]) -> Any:
     if isinstance(value, list | tuple):
         return [_redacted(item, hidden) for item in value]
     return value
+
+
+def redact_command(words: Sequence[str]) -> list[str]:
+    """A command line without secrets, also those given as `--some-secret-key VALUE` or `--some-token=VALUE`."""
+    shown: list[str] = []
+    hide = False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        secret = option.startswith("--") and NAMES.search(option.replace("-", "_")) is not None
+        name = option.lstrip("-")
+        if hide and not word.startswith("--"):
+            shown.append(f"[{shown[-1].lstrip('-')}]")
+        else:
+            shown.append(f"{option}=[{name}]" if secret and equals else word)
+        hide = secret and not equals
+    return redact(shown)
 
 
 def scrub(file: Path) -> bool:

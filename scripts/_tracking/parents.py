@@ -42,7 +42,8 @@ class Parents:
     ):
         self._results, self._study, self._store, self._records = results, study, store, records
         self._kept, self._is_ours = kept, is_ours
-        self._at_work = [r for r in running(results).read.values() if r["pid"] != os.getpid()]
+        own = platform.node(), os.getpid()
+        self._at_work = [r for r in running(results).read.values() if (r["host"], r["pid"]) != own]
         self._invocations = invocations(results)
         self.runs: dict[str | None, StoredRun] = {}
 

@@ -18,6 +18,8 @@ FOLDER_ENDINGS = {".parquet", ".csv", ".svg", ".pdf", ".png", ".html", ".h5", ".
 ARTIFACT_ENDINGS = FOLDER_ENDINGS | {".json"}  # in a folder of weights there are many that belong to them
 TEXT_ENDINGS = {".csv", ".svg", ".html", ".json", ".jsonl", ".log"}
 ARTIFACT_BYTES = 20 * 2**20
+ABSENT = (FileNotFoundError, NotADirectoryError)  # people and jobs delete files while this looks at them
+GONE, TOO_LARGE = "no longer there", f"larger than {ARTIFACT_BYTES // 2**20} MiB"
 SHORT, LONG = (
     500,
     5000,
@@ -112,33 +114,49 @@ def artifacts(record: Mapping[str, Any], study: str) -> tuple[dict[str, Path], d
     left_out: dict[str, str] = {}
     for text, recorded in record["outputs"].items():
         path = Path(text)
-        if not path.exists():
-            left_out[text] = "no longer there"
+        try:
+            kept = _kept(path, left_out)
+            changed = bool(kept) and digest(path) != recorded
+        except ABSENT:
+            left_out[text] = GONE
             continue
-        kept = _kept(path, left_out)
-        if kept and digest(path) != recorded:
+        if changed:
             left_out[text] = "changed since the job wrote it"
             continue
         for file in kept:
             chosen["outputs/" + file.as_posix().removeprefix(f"results/{study}/").lstrip("/")] = file
     log = Path(record["log"])
-    if log.is_file():
-        chosen[f"log/{log.name}"] = log
+    try:
+        if log.stat().st_size > ARTIFACT_BYTES:
+            left_out[str(log)] = TOO_LARGE
+        else:
+            chosen[f"log/{log.name}"] = log
+    except ABSENT:
+        left_out[str(log)] = GONE
     return chosen, left_out
 
 
-def place(files: Mapping[str, Path | str], folder: Path) -> None:
-    """Copy files, or write texts, under their names into a folder; texts without secrets."""
+def place(files: Mapping[str, Path | str], folder: Path) -> dict[str, str]:
+    """Copy files, or write texts, under their names into a folder; texts without secrets.
+
+    Returns the files that have gone since they were chosen, with that as the reason.
+    """
+    left_out = {}
     for name, source in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(source, str):
             target.write_text(redact(source))
             continue
-        content = source.read_bytes()
+        try:
+            content = source.read_bytes()
+        except ABSENT:
+            left_out[str(source)] = GONE
+            continue
         if target.suffix in TEXT_ENDINGS:
             content = redact(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
         target.write_bytes(content)
+    return left_out
 
 
 def name_of(key: str) -> str:
@@ -195,7 +213,8 @@ def _data(sources: Mapping[str, Mapping[str, Any]]) -> list[Data]:
 
 
 def _kept(path: Path, left_out: dict[str, str]) -> list[Path]:
-    """Files of an output that are kept; notes those that are not."""
+    """Files of an output that are kept; notes those that are not. Raises ABSENT for one that is gone."""
+    path.stat()
     manifest = path / "manifest.json"
     if manifest.is_file():
         return [manifest]
@@ -208,7 +227,7 @@ def _kept(path: Path, left_out: dict[str, str]) -> list[Path]:
     if others := len(files) - len(kind):
         reasons.append((others, f"not of the kinds {', '.join(sorted(endings))}"))
     if large := len(kind) - len(kept):
-        reasons.append((large, f"larger than {ARTIFACT_BYTES // 2**20} MiB"))
+        reasons.append((large, TOO_LARGE))
     if reasons:
         left_out[str(path)] = ", ".join(f"{count} files {why}" if path.is_dir() else why for count, why in reasons)
     return kept

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from _provenance.lineage import Lineage
 from _provenance.records import failures, read_record, records, settle
@@ -39,6 +40,7 @@ from _tracking.store import RUNNING, ChangedParamError, MlflowException, Store, 
 
 DIGEST_TAG, LEFT_OUT_TAG = "moemui.record_digest", "moemui.left_out"
 WAITING_SECONDS = 10.0
+DAMAGED = "is damaged (move its file away, and a new one is filled from the records)"
 GONE = "its tracker was killed, and its record is no longer there"
 
 
@@ -81,7 +83,7 @@ def bring_in(
         try:
             tracking.open(Store(uri, study))
             return tracking.work(uri, progress)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             store = "the MLflow server" if file is None else "the MLflow store"
             logged = f"{tracking.logged} of {tracking.wanted}" if tracking.wanted else "none"
             raise RuntimeError(
@@ -170,11 +172,7 @@ class _Tracking:
         makers = {maker for maker in self._lineage.makers(record).values() if maker in self._runs}
         made_from = {self._store.link(self._runs[maker]): title(self._found[maker].record) for maker in sorted(makers)}
         files, left_out = artifacts(record, self._study)
-        self._left_out += [f"{path}: {output} is no artifact of its run: {why}" for output, why in left_out.items()]
-        if left_out:
-            what.tags[LEFT_OUT_TAG] = short(
-                "; ".join(f"{output}: {reason}" for output, reason in left_out.items()), LONG
-            )
+        what.tags.update(_tag_of(left_out))
         parent = self._parents.runs[record["invocation"]].run_id
         tags = {DIGEST_TAG: sha256, RESULTS_TAG: self._here}
         whole: Mapping[str, Path | str] = {"record.json": text, **files}
@@ -183,14 +181,17 @@ class _Tracking:
         try:
             if run is not None:
                 self._store.move(run, parent)
-                self._store.fill(run, what, note, whole)
+                gone = self._store.fill(run, what, note, whole)
         except ChangedParamError:  # it was begun by another version of this code
             if run is not None:
                 self._store.delete(run)
             run = None
         if run is None:
             run = self._store.begin(what.title, what.started, tags, parent)
-            self._store.fill(run, what, note, whole)
+            gone = self._store.fill(run, what, note, whole)
+        left_out |= gone
+        self._store.tag(run, _tag_of(left_out))
+        self._left_out += [f"{path}: {file} is no artifact of its run: {why}" for file, why in left_out.items()]
         self._store.end(run, what.status, what.ended)  # the last thing: only now it counts as logged
         self._runs[path] = run.run_id
 
@@ -240,6 +241,10 @@ def _read_again(paths: Iterable[Path], unreadable: dict[Path, str]) -> dict[Path
     return found
 
 
+def _tag_of(left_out: Mapping[str, str]) -> dict[str, str]:
+    return {LEFT_OUT_TAG: short("; ".join(map(": ".join, left_out.items())), LONG)} if left_out else {}
+
+
 def _answer(error: Exception) -> str:
     """What a store said, in few words."""
     text = " ".join(str(error).split())
@@ -248,7 +253,8 @@ def _answer(error: Exception) -> str:
                            ("Name or service not known", "is not known by that name"),
                            ("Failed to resolve", "is not known by that name"),
                            ("Connection aborted", "broke off the connection"),
-                           ("Connection reset", "broke off the connection")):  # fmt: skip
+                           ("Connection reset", "broke off the connection"),
+                           ("file is not a database", DAMAGED), ("is malformed", DAMAGED)):  # fmt: skip
         if words in text:
             return meaning
     if re.search(r"\b401\b|not authenticated", text):

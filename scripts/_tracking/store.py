@@ -78,8 +78,11 @@ class Store:
         run = self.runs[made.info.run_id] = StoredRun(made.info.run_id, RUNNING, started, tags=whole)
         return run
 
-    def fill(self, run: StoredRun, contents: Contents, note: str, files: Mapping[str, Path | str]) -> None:
-        """Log everything but the end. Again and again changes nothing. Raises ChangedParamError."""
+    def fill(self, run: StoredRun, contents: Contents, note: str, files: Mapping[str, Path | str]) -> dict[str, str]:
+        """Log everything but the end. Again and again changes nothing. Raises ChangedParamError.
+
+        Returns the files that were no longer there, as `place` does.
+        """
         tags = {**contents.tags, MLFLOW_RUN_NOTE: note}
         try:
             self._log(run, params=contents.params, points=contents.metrics, at=contents.ended, tags=tags)
@@ -89,7 +92,7 @@ class Store:
             raise
         if contents.data:
             self._client.log_inputs(run.run_id, [_dataset(data) for data in contents.data])
-        self._place(run, {**files, "lineage.json": json.dumps(contents.lineage, indent=1)})
+        return self._place(run, {**files, "lineage.json": json.dumps(contents.lineage, indent=1)})
 
     def measure(self, run: StoredRun, metrics: Mapping[str, float]) -> None:
         """Metrics of a run that grows: those that are other than before."""
@@ -101,10 +104,6 @@ class Store:
         """Tags of a run, where they are other than before."""
         if changed := {key: value for key, value in tags.items() if run.tags.get(key) != value}:
             self._log(run, tags=changed)
-
-    def note(self, run: StoredRun, text: str) -> None:
-        """The text above a run."""
-        self.tag(run, {MLFLOW_RUN_NOTE: text})
 
     def move(self, run: StoredRun, parent: str) -> None:
         """Put a run under another parent."""
@@ -174,13 +173,13 @@ class Store:
         run.tags |= tags or {}
         run.metrics |= {metric.key: metric.value for metric in metrics}
 
-    def _place(self, run: StoredRun, files: Mapping[str, Path | str]) -> None:
+    def _place(self, run: StoredRun, files: Mapping[str, Path | str]) -> dict[str, str]:
         if self._file is not None and self._experiment.artifact_location == f"mlflow-artifacts:/{self._study}":
-            place(files, self._file.parent / "artifacts" / self._study / run.run_id / "artifacts")
-            return
+            return place(files, self._file.parent / "artifacts" / self._study / run.run_id / "artifacts")
         with tempfile.TemporaryDirectory() as folder:
-            place(files, Path(folder))
+            left_out = place(files, Path(folder))
             self._client.log_artifacts(run.run_id, folder)
+        return left_out
 
 
 def _make_tables(file: Path) -> None:

@@ -27,6 +27,7 @@ from moemui.answers.code_sandbox import Limits, run
 from moemui.answers.harness import TaskSpec
 from moemui.answers.recording_model import Generated
 
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = Limits(seconds=1)
 NAMED = "import ctypes; ctypes.CDLL(None).prctl(15, b'{}')\n"  # the name that a process has in lists
 
@@ -277,6 +278,29 @@ def test_a_fault_of_the_sandbox_is_no_verdict(monkeypatch, tmp_path):
     monkeypatch.setattr(code_sandbox.sandboxed_program, "__file__", str(broken))
     with pytest.raises(code_sandbox.SandboxError, match="OSError: no such kernel"):
         run("", isolated=False)
+
+
+OF_A_CONTAINER = (
+    "chown,dac_override,fsetid,fowner,mknod,net_raw,setgid,setuid,setfcap,setpcap,net_bind_service,sys_chroot,kill,"
+    "audit_write"
+)
+
+
+def test_root_of_a_container_can_grade():
+    if os.geteuid() or not shutil.which("setpriv") or not Path("/usr/bin/python3").exists():
+        pytest.skip("takes rights from root with setpriv; run as root, with util-linux and /usr/bin/python3 installed")
+    rights = ",+".join(("-all", *OF_A_CONTAINER.split(",")))
+    # An interpreter that everyone may read: without its rights root is anyone.
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from moemui.answers import code_sandbox as c; "
+        "outcome = c.run(\"open('a', 'w').write('b')\", isolated=False); print(outcome.result, *outcome.in_force); "
+        "print(c.run('import os; os.setuid(0)', isolated=False).result)"
+    )
+    command = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", "/usr/bin/python3", "-I", "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    first, second = run.stdout.splitlines() or pytest.fail(run.stderr)
+    assert first.startswith("passed environment time memory")
+    assert second == "failed: PermissionError: [Errno 1] Operation not permitted"
 
 
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one():

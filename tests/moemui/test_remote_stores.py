@@ -419,6 +419,27 @@ def test_no_access_is_said_before_any_work_and_without_secrets(server, tmp_path,
     assert s3_server.KEY not in told
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        # With the right region in a header, as Amazon answers; a redirect to it names no address.
+        ("301 Moved Permanently", "<Error><Code>PermanentRedirect</Code></Error>"),
+        ("400 Bad Request", "<Error><Code>AuthorizationHeaderMalformed</Code></Error>"),
+    ],
+)
+@pytest.mark.parametrize("region", ["eu-west-1", None])
+def test_another_region_is_named(server, monkeypatch, answer, region):
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    if region:
+        monkeypatch.setenv("AWS_REGION", region)
+    server.disturb = lambda request: answer
+    said = f"{server.address} has {URL} in another region than {region or 'us-east-1 (AWS_REGION is not set)'}; set"
+    with pytest.raises(remote.StorageError) as caught:
+        remote.RemoteFolder(URL).objects()
+    server.disturb = lambda request: None
+    assert str(caught.value) == f"{said} AWS_REGION to its own"
+
+
 def test_a_bucket_that_is_not_there_is_named(server, tmp_path):
     with pytest.raises(
         remote.StorageError, match=f"^{server.address} has no bucket nobody for s3://nobody/x; create it"

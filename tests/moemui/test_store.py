@@ -223,6 +223,15 @@ def test_a_chunk_counts_as_finished_only_when_its_files_are_on_the_disk(tmp_path
         assert files <= set(done[:entry])
 
 
+@pytest.mark.parametrize("left", ["", "{\n", "\0\0\0"])
+def test_a_piece_whose_entry_is_damaged_is_done_again(tmp_path, saved, left):
+    path = tmp_path / "half.zarr"
+    interrupt(path, chunks=[0, 1])
+    (path / journal.JOURNAL / "1.json").write_text(left)
+    assert write(path) == [1, 2]
+    assert content(path) == content(saved)
+
+
 def test_a_store_killed_while_it_was_sealed_is_whole(tmp_path, saved):
     path = tmp_path / "half.zarr"
     interrupt(path, chunks=[0])

@@ -39,10 +39,10 @@ atexit.register(note)
 '''
 
 
-def copy_project(folder: Path) -> Path:
+def copy_project(folder: Path, root: Path = ROOT) -> Path:
     """The parts of the project that a study needs, in a folder of its own."""
     for part in PARTS:
-        source = ROOT / part
+        source = root / part
         if source.is_dir():
             shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:

@@ -275,7 +275,7 @@ FAULTS = [
     (SETS, flip, "tampered", "which key_neurons_s olmoe wrote"),
     (RESPONSES, cut, "truncated", "which responses_s olmoe wrote"),
     (RESPONSES, remove, "missing", "which responses_s olmoe wrote"),
-    (CHUNK, flip, "tampered", f"has other content; delete {STORE} and run snakemake again"),
+    (CHUNK, flip, "tampered", f"delete {STORE} and run snakemake again, as `snakemake {STORE} …` if it finds nothing"),
     (CHUNK, cut, "truncated", "has 2 of its 6 bytes"),
     (CHUNK, remove, "missing", f"is gone; delete {STORE}"),
     (STORE / "manifest.json", flip, "tampered", "which contributions_s olmoe wrote"),
@@ -404,9 +404,51 @@ def test_an_unreadable_record_is_named_with_what_it_may_have_been_about(made):
     assert ("unreadable record", str(record)) in findings("results/made/report.html")[0]
 
 
+BOOK_KEEPING = ("logs/a.log", "benchmarks/a.tsv", "failures/x/1.log", "running/x/1.json", "plan.json", ".part-x.csv")
+
+
+@pytest.mark.parametrize("name", BOOK_KEEPING[:-1])
+def test_book_keeping_is_no_result_that_could_be_audited(made, name):
+    file = made.write(f"results/made/{name}", "{}")
+    assert run(file) == (2, f"audit: {file} is book-keeping, no result; name a file that a job made")
+
+
+def test_of_a_failed_attempt_the_error_and_the_log_are_told(made):
+    failed = {**json.loads(Path("results/made/records/olmoe/utilization.json").read_text()), "status": "failed"}
+    failed |= {"error": "no room left", "log": "results/made/failures/olmoe/utilization/1.log"}
+    file = made.write("results/made/failures/olmoe/utilization/1.json", json.dumps(failed))
+    assert run(file) == (
+        2,
+        f"audit: {file} says that model_utilization olmoe failed: no room left; its log is {failed['log']}; name a "
+        "file that a job made",
+    )
+    made.write(file, "{half")
+    code, said = run(file)
+    assert (code, f"{file} is no run record" in said) == (2, True)
+
+
+@pytest.mark.parametrize("folder", ["results/made/empty", "empty"])
+def test_a_folder_without_results_is_called_what_it_is(made, folder):
+    Path(folder).mkdir()
+    assert run(folder) == (
+        2, f"audit: no record names anything in the folder {folder}; name a file, or a folder with results",
+    )  # fmt: skip
+
+
+def test_a_result_that_is_gone_with_its_record_is_to_be_made_again(made):
+    remove(SETS)
+    remove(Path("results/made/records/olmoe/last/key_neurons_s.json"))
+    found, told = findings(TABLE)
+    assert found == [("missing", str(SETS))]
+    assert told["findings"][0]["sentence"] == (
+        f"{SETS}, which model_utilization olmoe read, is gone; run snakemake again, as `snakemake {SETS} …` if it "
+        "finds nothing to do"
+    )
+
+
 def test_a_file_that_no_record_names_is_told(made):
     made.write("results/made/tables/mine.csv", "a\n")
-    for name in (".part-x.csv", "logs/a.log", "benchmarks/a.tsv", "failures/x/1.log", "running/x/1.json"):
+    for name in BOOK_KEEPING:
         made.write(f"results/made/{name}", "{}")
     assert findings("--all")[0] == findings("results/made/tables/mine.csv")[0]
     assert findings("--all")[0] == [("unrecorded", "results/made/tables/mine.csv")]

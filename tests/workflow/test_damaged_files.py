@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from workflow.conftest import SMOKE, copy_study, snakemake
 
+import write_report
 from moemui.key_neurons import files as key_neurons
 
 pytestmark = pytest.mark.slow
@@ -130,6 +131,20 @@ def test_a_truncated_table_is_named(study, smoke):
     assert run.returncode == 0, run.stdout[-3000:]
     for name in (part, table):
         assert (study / name).read_bytes() == (smoke / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [('{"record_version": 2, "sta', "is no run record .* delete it, so that its job runs again"),
+     ('{"record_version": 1000}', "has record version 1000, .* update the code")],
+)  # fmt: skip
+def test_a_record_that_can_not_be_read_is_named_by_the_report(tmp_path, content, said):
+    """Verified: there is no report with a gap in what it says of its numbers' making; the sentence names the file."""
+    record = tmp_path / "enrichment.json"
+    record.write_text(content)
+    rest = dict.fromkeys(["chosen", "report", "figures", "study", "code"])
+    with pytest.raises(ValueError, match=f"{record} {said}"):
+        write_report.main(tables=[], records=[record], **rest)
 
 
 def test_edited_responses_are_refused(study, smoke):

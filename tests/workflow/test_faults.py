@@ -124,15 +124,19 @@ def run(folder, killer, *words):
             start_new_session=True,
         )
         (killer / "main").write_text(str(process.pid))
-        status = process.wait()
+        try:
+            status = process.wait()
+        except BaseException:  # the tests were interrupted, which its own process group has not heard
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         output.seek(0)
         return status, output.read()
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(smoke, tmp_path_factory):
     """A smoke study run from scratch under fire: its folder, the events of its jobs, all that Snakemake said."""
-    folder = copy_project(tmp_path_factory.mktemp("killed"))
+    folder = copy_project(tmp_path_factory.mktemp("killed"), smoke)
     killer = tmp_path_factory.mktemp("killer")
     program = KILLER.format(folder=str(killer), moments=MOMENTS, with_all=WITH_ALL, main_alone=MAIN_ALONE)
     (killer / "sitecustomize.py").write_text(program)

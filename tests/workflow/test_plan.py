@@ -14,9 +14,12 @@ import pytest
 import yaml
 from workflow.conftest import ROOT, copy_project, copy_study, local_models, planned_jobs, snakemake
 
-from _plan import measured
-from _plan.forecast import stage_of
+from _plan import making, measured
+from _plan.facts import Facts, Job
+from _plan.forecast import Forecast, stage_of
 from _plan.measured import Measured
+from _study import Study
+from plan import findings
 
 # No way out: whoever asks the network fails at once.
 ALONE = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
@@ -120,7 +123,12 @@ def test_a_finished_study_is_done_and_compared_with_what_was_said_before(smoke, 
 
 @pytest.mark.slow
 def test_what_is_not_known_is_said_and_nothing_is_made_up(project):
-    found = plan(project, "config/published.yaml")
+    config = yaml.safe_load((project / "config/published.yaml").read_text())
+    sized = [name for name, model in config["models"].items() if "hold" not in model and model.pop("parameters")]
+    for name, parameters in (("Qwen1.5-MoE", 1.43e10), ("Qwen3-Next", 7.97e10)):
+        config["models"][name]["parameters"] = parameters
+    (project / "unsized.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    found = plan(project, "unsized.yaml")
     rows = {row["model"]: row for row in found["models"]}
     assert rows["Qwen3-Next"]["weight_bytes"] == 2 * 7.97e10
     assert (rows["Qwen3-Next"]["gpus"], rows["Qwen3-Next"]["basis"]) == (3, "parameters in the configuration")
@@ -128,12 +136,12 @@ def test_what_is_not_known_is_said_and_nothing_is_made_up(project):
     assert any("OLMoE" in line and "how large these models are" in line for line in found["unknown"])
     assert any("Qwen3-Next" in line and "which layers" in line for line in found["unknown"])
     stages = by_stage(found)
-    assert stages["contributions"]["unknown_jobs"] == 9
-    assert stages["contributions"]["unknown_disk"] == 11
+    assert stages["contributions"]["unknown_jobs"] == len(sized) - 2
+    assert stages["contributions"]["unknown_disk"] == len(sized)
     assert "not measured" in stages["contributions"]["basis"][0]
     assert any("HumanEval: 1000 samples (assumed, there is no limit)" in line for line in found["assumed"])
-    shown = call(project, "config/published.yaml", "--quick").stdout
-    assert "+ 9 jobs" in shown
+    shown = call(project, "unsized.yaml", "--quick").stdout
+    assert f"+ {len(sized) - 2} jobs" in shown
     assert "Not known, and left out above:" in shown
 
 
@@ -155,6 +163,7 @@ def test_a_finding_of_the_doctor_and_a_config_on_this_machine_say_more(project, 
     assert by_stage(found)["responses"]["basis"] == ["the doctor's measure of OLMoE-1B-7B on a test"]
     assert found["unknown"] == []
     assert by_stage(found)["contributions"]["disk"] > 0
+    assert row["basis"] == "the doctor's finding"  # which knows more than `parameters` in the configuration
     wrong = call(project, "doctored.yaml", "--doctor", "OLMoE=x.json")
     assert wrong.returncode == 2
     assert "--doctor is 'OLMoE=x.json'; it is MODEL=FILE, with a model among ['OLMoE-1B-7B']" in wrong.stderr
@@ -232,3 +241,63 @@ def test_records_tell_seconds_memory_and_the_bytes_that_still_lie_there(tmp_path
     assert found.bytes == 1234
     assert found.predicted == pytest.approx(2.3 + 7.2 * 0.001234)
     assert measured.finished(Path("nowhere")) == []
+
+
+def test_a_file_from_outside_is_no_result_because_a_folder_is_called_so():
+    results = Path("results/mine")
+    assert measured.there(Path("/moved/mine"), "results/mine/m/c/x.json") == Path("/moved/mine/m/c/x.json")
+    assert measured.there(results, "/home/mine/models/a.safetensors") == Path("/home/mine/models/a.safetensors")
+    assert measured.there(results, "data/given.jsonl") == Path("data/given.jsonl")
+
+
+STUDY = {
+    "study": "cut",
+    "models": {"m": {"source": {"hub": "a/b"}, "parameters": 1e9, "checkpoints": [{"name": "c", "revision": "x"}]}},
+    "tasks": {"t": {"lm_eval": "arc_easy", "domain": "d", "limit": 7, "include": "."}},
+}
+
+
+def test_cut_files_are_planned_as_if_they_were_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results, study = Path("results/cut"), Study(STUDY)
+    job = Job("contributions_t", "contributions", "m/c/contributions_t", False, "m", "c", "t")
+    expected = Forecast(Facts(study, results)).predict(job)
+    task = results / "m/c/t"
+    cut = [
+        made_up_records.write(file, '{"prompt_ids": [1, 2')
+        for file in (
+            *(results / "m/c/checkpoint.json", task / "responses.jsonl", task / "contributions.zarr/manifest.json"),
+            task / "contributions.zarr/zarr.json",
+        )
+    ]
+    facts = Facts(study, results, structure=lambda config, gguf: [])
+    assert facts.given("m", "c", "t") is None
+    assert facts.layers("m") == (None, "its config.json is not here")
+    assert Forecast(facts).predict(job) == expected
+    params = {"loading": {"dtype": "bfloat16"}, "options": study.scoring(), "shard": [1, 1]}
+    inputs = {str(path): "?" for path in cut[:2]}
+    made_up_records.write(
+        results / "records/contributions.json",
+        made_up_records.record(
+            1, stage="contributions_t", params=params, inputs=inputs, outputs={str(task / "contributions.zarr"): "?"}
+        ),
+    )
+    (found,) = measured.finished(results)
+    assert found.predicted is None
+    # A whole checkpoint beside cut responses.
+    pinned = {"path": "elsewhere", "gguf": None, "files": {"model.safetensors": {"bytes": 2e9}}}
+    made_up_records.write(cut[0], json.dumps(pinned))
+    (found,) = measured.finished(results)
+    assert found.predicted is None
+
+
+@pytest.mark.parametrize("content", ['{"jobs": {"a"', "[1]", "{}"])
+def test_a_damaged_plan_or_finding_is_named(tmp_path, content):
+    file = made_up_records.write(tmp_path / "plan.json", content)
+    with pytest.raises(ValueError, match=f"^{file} is no plan; delete it and plan again$"):
+        making.earlier(tmp_path)
+    if content != "{}":
+        with pytest.raises(ValueError, match=f"^{file} is no finding of the doctor; make it with scripts/doctor.py"):
+            findings([f"m={file}"], Study(STUDY))
+    file.unlink()
+    assert making.earlier(tmp_path) is None

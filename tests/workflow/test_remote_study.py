@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import s3_server
+import typer
 import yaml
 from workflow.conftest import copy_project, planned_jobs, snakemake
 
+import move_stores
 import tiny_models
 from _study import Study, StudyError
 from moemui.models.synthetic import build_tokenizer
@@ -76,6 +78,27 @@ def planned(folder, config, *words):
 
 def only_metadata(wanted):
     return sorted({*(name for name in wanted if name.endswith(".json")), "where.json"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "FILE has no contributions.storage; set it to s3://bucket/prefix"),
+        ({"storage": STORAGE}, "results/own has no finished contributions; call this where snakemake is called"),
+    ],
+)
+def test_nothing_to_move_is_no_success(tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    (tmp_path / "given.jsonl").write_text("")
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(STUDY | {"contributions": STUDY["contributions"] | options}))
+    with pytest.raises(typer.Exit) as ended:
+        move_stores.main(file, Path("results"))
+    told = capsys.readouterr()
+    assert (ended.value.exit_code, told.out) == (2, "")
+    assert told.err == f"move_stores: {said.replace('FILE', str(file))}\n"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import yaml
@@ -198,15 +198,15 @@ def test_every_stage_counts_what_its_jobs_import(smoke):
 
 
 def test_book_keeping_around_jobs_reruns_nothing(study):
-    """Verified: an edit of every scripts/_*.py at once (records, tracking, audit, secrets) plans no job."""
-    files = sorted((study / "scripts").glob("_*.py"))
-    assert study / "scripts/_job.py" in files
-    before = {file: file.read_bytes() for file in files}
-    for file in files:
-        file.write_text(file.read_text() + "\nCHANGED = True\n")
-    assert planned(study) == {}
-    for file, text in before.items():
-        file.write_bytes(text)
+    """Verified: an edit of every file of scripts/_*.py and scripts/_*/ at once (records, secrets, tracking, audit,
+    plan) plans no job."""
+    scripts = study / "scripts"
+    files = sorted([*scripts.glob("_*.py"), *scripts.glob("_*/*.py")])
+    assert {scripts / "_job.py", scripts / "_provenance/secrets.py"} <= set(files)
+    with ExitStack() as edits:
+        for file in files:
+            edits.enter_context(changed(file, file.read_text() + "\nCHANGED = True\n"))
+        assert planned(study) == {}
 
 
 def test_looks_of_code_and_config_rerun_nothing(smoke, tmp_path):

@@ -216,6 +216,16 @@ def test_a_mistake_is_named(path, value, message):
         Study(change(path, value))
 
 
+@pytest.mark.parametrize("text", ["study: [a\nmodels: {}\n", "study: 'a\n", "study:\tx\n\tb: 1\n"])
+def test_what_is_no_yaml_is_one_line(tmp_path, text):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(StudyError) as caught:
+        load(file)
+    assert str(caught.value).startswith(f"{file} is no YAML: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_step_that_training_does_not_save_is_named():
     config = change(("models", "m"), {
         "source": {"train": "olmoe"}, "training": {"save_steps": [0, 50]}, "checkpoints": [{"name": "c", "step": 60}],

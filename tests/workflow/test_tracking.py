@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -150,10 +151,49 @@ def test_changed_lost_and_large_outputs_are_left_out_with_the_reason(project):
     assert artifacts(held, "demo")[1][str(path)] == "changed since the job wrote it"
     path.unlink()
     assert artifacts(held, "demo")[1][str(path)] == "no longer there"
+    path.parent.rmdir()
+    write(path.parent, "a file where a folder was")
+    assert artifacts(held, "demo")[1][str(path)] == "no longer there"
+    path.parent.unlink()
+    path.parent.mkdir()
     with path.open("wb") as file:
         file.truncate(20 * 2**20 + 1)
     held["outputs"][str(path)] = sha(path)
     assert artifacts(held, "demo")[1][str(path)] == "larger than 20 MiB"
+
+
+def test_files_that_vanish_while_they_are_tracked_are_left_out_and_all_else_is_logged(project, monkeypatch):
+    from _tracking import run_contents
+
+    real, tables = run_contents.digest, [RESULTS / f"m/step-{number}/mui.parquet" for number in (0, 1)]
+
+    def vanishing(path):
+        found = real(path) if path != tables[0] else path.unlink() or real(path)
+        if path == tables[1]:
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(run_contents, "digest", vanishing)  # one goes before it is compared, one before it is copied
+    records = [write_finished(number) for number in (0, 1, 2)]
+    brought = track()
+    assert brought.logged == 3
+    assert brought.left_out == [
+        f"{record}: {table} is no artifact of its run: no longer there"
+        for record, table in zip(records[:2], tables, strict=True)
+    ]
+    runs = stored()
+    assert [runs[f"utilization m step-{number}"].data.tags.get("moemui.left_out") for number in (0, 1, 2)] == [
+        *(f"{table}: no longer there" for table in tables), None,
+    ]  # fmt: skip
+    assert track().logged == 0
+
+
+def test_a_huge_log_is_left_out(project):
+    held = json.loads(write_finished(0).read_text())
+    os.truncate(held["log"], 20 * 2**20 + 1)
+    chosen, left_out = artifacts(held, "demo")
+    assert list(chosen) == ["outputs/m/step-0/mui.parquet"]
+    assert left_out == {held["log"]: "larger than 20 MiB"}
 
 
 def test_files_of_a_folder_without_manifest_are_kept_but_for_those_that_belong_to_weights(project):
@@ -252,6 +292,15 @@ def test_the_parent_of_an_invocation_grows_with_it_and_ends_with_it(project):
     track()
     parent = stored()["i-1"]
     assert (parent.info.status, parent.info.end_time - parent.info.start_time) == ("FAILED", 2 * 3600 * 1000)
+
+
+def test_a_job_of_another_machine_with_the_number_of_this_process_is_at_work(project):
+    write_invocation("i-1", status="running", ended=None, host="elsewhere")
+    for host in (platform.node(), "elsewhere"):
+        who = {"host": host, "pid": os.getpid(), "process_started": psutil.Process().create_time()}
+        write(RESULTS / f"running/{host}/a.json", record(1, status="running", ended=None, invocation="i-1", **who))
+    track()
+    assert stored()["i-1"].data.metrics["jobs.running"] == 1
 
 
 def test_the_last_job_ends_its_own_invocation_and_no_other(project, monkeypatch):
@@ -503,6 +552,39 @@ def test_the_command_finds_the_store_of_the_study_and_says_what_is_wrong_in_its_
     ):
         wrong = call(*words)
         assert (wrong.exit_code, sentence in wrong.stderr) == (2, True), wrong.stderr
+
+
+@pytest.mark.parametrize("linked", ["results", "results/demo"])
+def test_the_command_finds_the_project_around_results_on_another_disk(project, tmp_path_factory, linked):
+    path = write_finished(0)
+    disk = tmp_path_factory.mktemp("disk") / "elsewhere"
+    Path(linked).rename(disk)
+    Path(linked).symlink_to(disk)
+    assert call("--results", "results/demo", "--uri", uri()).exit_code == 0
+    assert Path.cwd() == project
+    run = run_of(0)
+    kept = Path("results/mlflow/artifacts/demo") / run.info.run_id / "artifacts/outputs/m/step-0/mui.parquet"
+    assert (run.data.tags["record"], kept.read_text()) == (str(path), "table 0")
+
+
+def overwrite(database: Path) -> None:
+    database.write_text("no database " * 1000)
+
+
+def overwrite_pages(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (database.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize("damage", [overwrite, overwrite_pages])
+def test_a_damaged_store_is_told_in_one_sentence(project, damage):
+    write_finished(0)
+    damage(Path("results/mlflow/mlflow.db"))
+    broken = call("--results", "results/demo", "--uri", uri())
+    assert broken.exit_code == 1, broken.exception
+    assert f"the MLflow store {uri()} is damaged (move its file away" in broken.stderr.splitlines()[-1]
+    assert "nothing is lost" in broken.stderr
 
 
 def test_times_are_those_of_the_record(project):

@@ -152,7 +152,7 @@ def _renounce(account: int) -> list[str]:
     """No right of root's, no way to get one, no socket: ["network"] where the last could be had.
 
     Of root's processes the system counts none, so root becomes nobody, who still reads what root reads (an interpreter
-    in root's home, for instance) and writes nothing.
+    in root's home, for instance), where root may hand that on, and writes nothing.
     """
     kept = 0
     if account != os.getuid():
@@ -163,7 +163,11 @@ def _renounce(account: int) -> list[str]:
         os.setuid(account)
     if sys.platform != "linux":
         return []
-    _call("capset", struct.pack("Ii", CAPABILITY_VERSION, 0), struct.pack("6I", kept, kept, 0, 0, 0, 0))
+    version = struct.pack("Ii", CAPABILITY_VERSION, 0)
+    try:
+        _call("capset", version, struct.pack("6I", kept, kept, 0, 0, 0, 0))
+    except OSError:  # root of a container, who has no such right to keep: nobody reads what all may read
+        _call("capset", version, struct.pack("6I", 0, 0, 0, 0, 0, 0))
     _call("prctl", NO_NEW_PRIVILEGES, 1, 0, 0, 0)
     _call("prctl", DIE_WITH_PARENT, signal.SIGKILL)  # forgotten with the change of user
     if platform.machine() not in CALLS:

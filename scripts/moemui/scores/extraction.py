@@ -33,11 +33,12 @@ class Quality:
 
     samples, response_tokens, empty_responses: counts; resumed_samples: those that an earlier, killed run had scored.
     conservation_error, imbalance: the largest over tokens and layers, see `moemui.scores.contributions`;
-    identity_error: of logits; 0 without samples. bytes: size on disk or S3; bytes_per_response_token: 0 without tokens;
-    most_bytes: the bound that was estimated before.
+    conservation_by_layer: the largest over tokens; identity_error: of logits; 0 without samples. bytes: size on disk
+    or S3; bytes_per_response_token: 0 without tokens; most_bytes: the bound that was estimated before.
     """
 
     conservation_error: float
+    conservation_by_layer: list[float]
     imbalance: float
     identity_error: float
     samples: int
@@ -307,21 +308,24 @@ class _Pace:
 class _Measured(NamedTuple):
     """Read back from a finished store, so that chunks of an earlier run count as much as those of this one."""
 
-    conservation: float
+    conservation: list[float]  # of each layer
     imbalance: float
     bytes: int
 
     @classmethod
     def of(cls, path: Path) -> _Measured:
         found = store.Contributions(path)
-        return cls(float(found.conservation.max(initial=0)), float(found.imbalance.max(initial=0)), found.bytes)
+        by_layer = found.conservation.max(axis=0, initial=0).tolist()
+        return cls(by_layer, float(found.imbalance.max(initial=0)), found.bytes)
 
 
 def _quality(prepared: Sequence[_Prepared], measured: Sequence[_Measured], identity: float, resumed: int) -> Quality:
     bytes_ = sum(found.bytes for found in measured)
     tokens = [count for work in prepared for count in work.layout.response_tokens]
+    layers = [max(errors) for errors in zip(*(found.conservation for found in measured), strict=True)]
     quality = Quality(
-        conservation_error=max((found.conservation for found in measured), default=0.0),
+        conservation_error=max(layers, default=0.0),
+        conservation_by_layer=layers,
         imbalance=max((found.imbalance for found in measured), default=0.0),
         identity_error=identity,
         samples=len(tokens),

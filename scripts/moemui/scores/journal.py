@@ -37,8 +37,16 @@ class Journal:
         write_whole(self._place / f"{piece}.json", found)
 
     def pieces(self) -> dict[str, Files]:
-        """The finished pieces, those left out of which a file is not what was written."""
-        return {piece: files for piece, files in self._recorded().items() if _as_recorded(self._folder, files)}
+        """The finished pieces, those left out of which a file, or the entry, is not what was written."""
+        found = {}
+        for entry in self._entries():
+            try:
+                files = _content(entry)
+            except ValueError:  # damaged, so nothing says that its piece is finished
+                continue
+            if _as_recorded(self._folder, files):
+                found[entry.stem] = files
+        return found
 
     def keep_only(self, pieces: Mapping[str, Files]) -> None:
         """Remove every file and entry but those of `pieces`: what a killed job left of others is not to be trusted."""
@@ -51,12 +59,17 @@ class Journal:
     def seal(self) -> None:
         """Write the manifest and remove the journal: the folder is complete. Nothing more where it is already."""
         if not (self._folder / MANIFEST).is_file():
-            files = {name: found for piece in self._recorded().values() for name, found in piece.items()}
+            files = {name: found for entry in self._entries() for name, found in _content(entry).items()}
             write_whole(self._folder / MANIFEST, {"files": dict(sorted(files.items()))})
         shutil.rmtree(self._place, ignore_errors=True)
 
-    def _recorded(self) -> dict[str, Files]:
-        return {file.stem: json.loads(file.read_text()) for file in self._place.glob("*.json")}
+    def _entries(self) -> list[Path]:
+        return list(self._place.glob("*.json"))
+
+
+def _content(entry: Path) -> Files:
+    files: Files = json.loads(entry.read_text())
+    return files
 
 
 def _as_recorded(folder: Path, files: Files) -> bool:

@@ -171,6 +171,10 @@ class RemoteFolder:
         place = endpoint() or f"Amazon S3 ({ENDPOINT} is not set)"
         code = found[1] if (found := re.search(r"<Code>(\w+)</Code>", answer)) else ""
         status = found[1] if (found := re.search(r"status code: (\d{3})", answer)) else ""
+        # A redirect to the right region comes without an address, and the client says what that means.
+        if "incorrectly configured region" in answer or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
+            region = os.environ.get("AWS_REGION") or "us-east-1 (AWS_REGION is not set)"
+            return f"{place} has {self.url} in another region than {region}; set AWS_REGION to its own"
         if code == "NoSuchBucket":
             return (
                 f"{place} has no bucket {self._bucket} for {self.url}; create it, or set contributions.storage or "
