@@ -6,7 +6,7 @@ STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
 ENV = $(VENV)/.installed
 HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/default
 PORT ?= 5000
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help results report plan track ui audit doctor test packages lint check format lock environments benchmark architectures clean
 
@@ -42,7 +42,7 @@ ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
 doctor: $(ENV)  ## look at a model before a study: supported, right, how fast, how much disk (MODEL=, ARGS='--study x.yaml')
 	$(VENV)/bin/python scripts/doctor.py $(MODEL) $(ARGS)
 
-test: $(ENV)  ## all tests, two processes at a time (WORKERS=2)
+test: $(ENV)  ## all tests, three processes at a time, for some wait more than they work (WORKERS=3)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 packages:  ## Debian packages that some tests want (as root): a browser, and SLURM

@@ -23,6 +23,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from remote_code.saving import keep_code_in
 from transformers import LlamaConfig, LlamaForCausalLM
 from workflow.conftest import ROOT, copy_project, snakemake
 
@@ -216,7 +217,7 @@ def change(file, **entries):
 def test_code_of_a_checkpoint_runs_only_where_its_entry_says_so(folder, tmp_path, monkeypatch, family):
     marker = tmp_path / "marker"
     bring_code(folder, marker, family)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    keep_code_in(tmp_path / "modules", monkeypatch)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("nobody is there to be asked"))
     manifest = resolved(folder)
     if family == "llama":  # which transformers has itself

@@ -1,0 +1,15 @@
+"""What all tests share: no example is too slow for hypothesis, and files that take minutes begin first."""
+
+from __future__ import annotations
+
+import hypothesis
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("unhurried")
+
+# Where several processes share the files, one that begins last with minutes of work keeps the others waiting.
+LONG = ("test_slurm.py", "test_faults.py", "test_conda.py", "test_reruns.py", "test_damaged_files.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
