@@ -8,10 +8,10 @@ HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/defa
 PORT ?= 5000
 WORKERS ?= 3
 
-.PHONY: help results report plan track ui audit doctor test packages lint check format lock environments benchmark architectures clean
+.PHONY: help results report plan track ui audit doctor test test-system packages lint check format lock environments benchmark architectures clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(ENV): requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -42,8 +42,11 @@ ui: $(ENV)  ## look at the runs in MLflow, on this machine only (PORT=5000)
 doctor: $(ENV)  ## look at a model before a study: supported, right, how fast, how much disk (MODEL=, ARGS='--study x.yaml')
 	$(VENV)/bin/python scripts/doctor.py $(MODEL) $(ARGS)
 
-test: $(ENV)  ## all tests, three processes at a time, for some wait more than they work (WORKERS=3)
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+test: $(ENV)  ## all tests but those of test-system, three processes at a time, for some wait more than they work (WORKERS=3)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-system: $(ENV)  ## a study through a real SLURM, and in conda environments (some minutes; see packages)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m system
 
 packages:  ## Debian packages that some tests want (as root): a browser, and SLURM
 	apt-get update -qq

@@ -8,7 +8,7 @@ hypothesis.settings.register_profile("unhurried", deadline=None)  # how long an 
 hypothesis.settings.load_profile("unhurried")
 
 # Where several processes share the files, one that begins last with minutes of work keeps the others waiting.
-LONG = ("test_slurm.py", "test_faults.py", "test_conda.py", "test_reruns.py", "test_damaged_files.py")
+LONG = ("test_faults.py", "test_reruns.py", "test_damaged_files.py", "test_remote_study.py")
 
 
 def pytest_collection_modifyitems(items):

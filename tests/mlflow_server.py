@@ -33,7 +33,7 @@ def command_of_make_ui(port: int) -> list[str]:
     if shutil.which("make") is None:
         pytest.skip("make is not there, which knows how the UI is started; apt-get install make")
     venv = str(Path(sys.executable).parents[1])
-    words = ["make", "-n", "-o", f"{venv}/.installed", "ui", f"VENV={venv}", f"PORT={port}"]
+    words = ["make", "--no-print-directory", "-n", "-o", f"{venv}/.installed", "ui", f"VENV={venv}", f"PORT={port}"]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return ["env", *shlex.split(said.replace("\\\n", " "))]  # it may begin with variables
 

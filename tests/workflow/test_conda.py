@@ -29,7 +29,7 @@ from conda import channel, environments
 from conda.environments import normal
 from moemui.models.synthetic import build_tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 STANDIN = ROOT / "tests/conda/conda_standin.py"
 LIGHT = ("analysis", "tracking")  # what is left of a study after its forward passes
 # Imports modules by name, or says which can't be; then which of all modules came from somewhere else.

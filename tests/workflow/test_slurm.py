@@ -24,7 +24,7 @@ from workflow.conftest import copy_project
 
 from slurm.loopback import CONFIG, Cluster, NoClusterError, cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.system]
 PROFILE = yaml.safe_load(
     (Path(__file__).resolve().parents[2] / "config/profiles/slurm/config.yaml").read_text(encoding="utf-8")
 )
