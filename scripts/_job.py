@@ -124,7 +124,7 @@ def _tell(title: str, reason: str, log: Path, terminal: TextIO) -> None:
     with suppress(OSError):
         traceback.print_exc()
         _close(log)
-    tail = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+    tail = redact(log.read_text(errors="replace")).splitlines()[-TAIL_LINES:]
     print(f"\n{title} failed: {reason}\n  log: {log}, its end:", file=terminal)
     print("\n".join("  | " + line for line in tail), file=terminal, flush=True)
 

@@ -20,10 +20,7 @@ TEXT_ENDINGS = {".csv", ".svg", ".html", ".json", ".jsonl", ".log"}
 ARTIFACT_BYTES = 20 * 2**20
 ABSENT = (FileNotFoundError, NotADirectoryError)  # people and jobs delete files while this looks at them
 GONE, TOO_LARGE = "no longer there", f"larger than {ARTIFACT_BYTES // 2**20} MiB"
-SHORT, LONG = (
-    500,
-    5000,
-)  # characters of a param or tag, and of a tag that lists many things; all of it is in record.json
+SHORT, LONG = 500, 5000  # characters of a param or tag, of a tag that lists many things; record.json has all of it
 MOST_LINKS = 40  # runs that a description names
 DATASET_DIGEST, DATASET_SOURCE = 36, 60_000  # characters that MLflow takes
 MADE_FROM, USED_BY = "lineage.made_from", "lineage.used_by"  # tags with runs
