@@ -15,6 +15,9 @@ if not workflow.overwrite_configfiles:
     configfile: "config/config.yaml"
 
 
+report: "rules/captions/study.rst"
+
+
 include: "rules/common.smk"
 include: "rules/checkpoints.smk"
 include: "rules/responses.smk"
@@ -31,6 +34,7 @@ include: "rules/dynamics.smk"
 include: "rules/diversity.smk"
 include: "rules/laws.smk"
 include: "rules/diagnostics.smk"
+include: "rules/exports.smk"
 include: "rules/report.smk"
 include: "rules/tracking.smk"
 

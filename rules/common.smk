@@ -15,6 +15,7 @@ else:
         workflow.source_path(f"../{name}")
     sys.path.insert(0, str(LISTED.parent))
 
+from _captions import LARGE, Captions, category
 from _provenance import invocation
 from _code import digest
 from _resources import JobResources
@@ -151,12 +152,34 @@ def chosen_threshold():
     )
 
 
+# What Snakemake's report says of tables and figures. An absolute path, so that the rules' folder isn't put before it.
+CAPTIONS = Captions(
+    STUDY.about(),
+    (
+        Path(SCRIPTS.get_path_or_uri(secret_free=True)).parent / "rules/captions"
+        if SCRIPTS.is_local
+        else None
+    ),
+    Path(".snakemake/captions", STUDY.name).resolve(),
+)
+
+
 def table(name, folder="tables"):
-    """A table's Parquet file and its CSV twin as named outputs."""
-    return {
+    """A table's Parquet file and its CSV twin as named outputs; of the study's own, one is in Snakemake's report."""
+    paths = {
         name: f"<results>/{folder}/{name}.parquet",
         f"{name}_csv": f"<results>/{folder}/{name}.csv",
     }
+    if folder == "tables":
+        shown = name if name in LARGE else f"{name}_csv"
+        paths[shown] = report(
+            paths[shown],
+            caption=CAPTIONS.file(name),
+            category=category(name),
+            subcategory="Tables",
+            labels=lambda wildcards, output: CAPTIONS.table(name, output[shown]),
+        )
+    return paths
 
 
 def task_data(tasks):

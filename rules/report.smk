@@ -10,7 +10,15 @@ rule gather:
     input:
         parts=lambda wildcards: GATHERED[wildcards.kind],
     output:
-        gathered="<results>/tables/{kind}.parquet",
+        gathered=report(
+            "<results>/tables/{kind}.parquet",
+            caption=CAPTIONS.file(CAPTIONS.GATHERED),
+            category=lambda wildcards: category(wildcards.kind),
+            subcategory="Tables",
+            labels=lambda wildcards, output: CAPTIONS.table(
+                wildcards.kind, output.gathered
+            ),
+        ),
         csv="<results>/tables/{kind}.csv",
         record="<results>/records/tables/{kind}.json",
     log:
@@ -39,9 +47,21 @@ rule report:
             "<results>/report.html",
             caption="captions/report.rst",
             category="Report",
-            labels={"what": "findings"},
+            subcategory="Findings",
+            labels=lambda wildcards, output: CAPTIONS.page(output.report),
         ),
-        figures=directory("<results>/figures"),
+        figures=report(
+            directory("<results>/figures"),
+            patterns=["{name}.svg"],
+            caption=CAPTIONS.file(CAPTIONS.FIGURES),
+            category=lambda wildcards, input: CAPTIONS.figure_category(
+                wildcards.name, input.chosen
+            ),
+            subcategory="Figures",
+            labels=lambda wildcards, input: CAPTIONS.figure(
+                wildcards.name, input.chosen
+            ),
+        ),
         record="<results>/records/report.json",
     log:
         "<logs>/report.log",
@@ -56,6 +76,8 @@ rule report:
         code=digest(
             "write_report",
             "moemui/report/templates/report.html.j2",
+            "moemui/report/templates/report.css",
+            "moemui/report/templates/report.js",
             "moemui/laws/published_figures.csv",
         ),
     script:

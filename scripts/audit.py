@@ -12,14 +12,15 @@ from rich.console import Console
 from _audit import tree
 from _audit.recorded import Recorded
 from _audit.walk import Trail, book_keeping, trace, trace_all, trace_source, unknown
+from _command import FINE, NO, Stop, ends, program, say, working
 from _provenance.records import RECORDS
 
-NOT_AS_RECORDED, BAD_USAGE = 1, 2
 UNLIMITED = 10_000  # columns of a file or pipe
-
-
-class UsageError(ValueError):
-    """A mistake in the call: what was found, what is allowed."""
+EXAMPLES = (
+    "python scripts/audit.py results/demo/report.html",
+    "python scripts/audit.py --all --results results/demo",
+    "python scripts/audit.py results/demo/tables/phases.parquet --full --json",
+)
 
 
 def studies(results: Path | None) -> list[Path]:
@@ -37,7 +38,7 @@ def study_around(file: Path) -> Path | None:
 
 
 def trail_of(file: Path, known: list[Recorded]) -> tuple[Recorded, Trail]:
-    """The trail of a file, in the study that knows it. Raises UsageError where none does."""
+    """The trail of a file, in the study that knows it. Raises Stop where none does."""
     for recorded in known:
         name = recorded.name(file)
         if names := recorded.results_of(name):
@@ -47,24 +48,25 @@ def trail_of(file: Path, known: list[Recorded]) -> tuple[Recorded, Trail]:
         if recorded.readers(name):
             return recorded, trace_source(recorded, name)
     if not file.exists():
-        raise UsageError(f"there is no {file}, and no record names it")
+        raise Stop(f"there is no {file}, and no record names it")
     for recorded in known:
         name = recorded.name(file)
         if name not in recorded.unreadable and (what := book_keeping(recorded, name)):
-            raise UsageError(f"{what}; name a file that a job made")
+            raise Stop(f"{what}; name a file that a job made")
     if file.is_dir():
-        raise UsageError(f"no record names anything in the folder {file}; name a file, or a folder with results")
+        raise Stop(f"no record names anything in the folder {file}; name a file, or a folder with results")
     for recorded in known:
         if copies := recorded.copies(file):
-            print(f"{file} is a copy of {copies[0]}", file=sys.stderr)
+            say(f"{file} is a copy of {copies[0]}")
             return recorded, trace(recorded, copies[:1])
     for recorded in known:
         if recorded.is_inside(name := recorded.name(file)):
             return recorded, Trail([], [], findings=[unknown(recorded, name)])
     searched = ", ".join(str(recorded.results) for recorded in known) or "results/"
-    raise UsageError(f"no record in {searched} names {file} or its content; name its study with --results")
+    raise Stop(f"no record in {searched} names {file} or its content; name its study with --results")
 
 
+@ends("audit")
 def main(
     files: Annotated[list[Path] | None, typer.Argument(help="tables, figures, stores, chunks, any result")] = None,
     results: Annotated[Path | None, typer.Option(help="a study's folder, such as results/demo")] = None,
@@ -75,32 +77,34 @@ def main(
 ) -> None:
     """How was a result made, from what, and is all of it still what was recorded?
 
-    Ends with 0 where everything is as recorded, with 1 where something is not, with 2 for a mistake in the call.
+    Reads the records that jobs left, and compares every file on the way, down to the chunks of a store, with what was
+    recorded when it was written. Nothing is changed.
+
+    Prints the way back from each result to its sources (with --all a line a stage), then a line for each thing that is
+    not as recorded, with what to do, then the sum.
     """
-    errors = Console(stderr=True)
     opened: dict[Path, Recorded] = {}
     found: list[tuple[Recorded, Trail]] = []
-    try:
-        if everything == bool(files):
-            raise UsageError("name the files to audit, or --all for a whole study")
-        with errors.status("reading records") as status:
+    if everything == bool(files):
+        raise Stop("name the files to audit, or --all for a whole study")
+    with working("reading records") as progress:
 
-            def study(folder: Path) -> Recorded:
-                if folder not in opened:
-                    opened[folder] = Recorded(folder, lambda path: status.update(f"reading {path}"))
-                return opened[folder]
+        def reading(path: Path) -> None:
+            progress(0, 0, f"and files: {path}")
 
-            if everything:
-                chosen = studies(results)
-                if len(chosen) != 1:
-                    raise UsageError(f"found {len(chosen)} studies below results/; name one with --results")
-                found.append((study(chosen[0]), trace_all(study(chosen[0]))))
-            for file in files or []:
-                around = results or study_around(file)
-                found.append(trail_of(file, [study(folder) for folder in ([around] if around else studies(None))]))
-    except ValueError as error:
-        errors.print(f"audit: {error}", style="red", soft_wrap=True, highlight=False, markup=False)
-        raise typer.Exit(BAD_USAGE) from None
+        def study(folder: Path) -> Recorded:
+            if folder not in opened:
+                opened[folder] = Recorded(folder, reading)
+            return opened[folder]
+
+        if everything:
+            chosen = studies(results)
+            if len(chosen) != 1:
+                raise Stop(f"found {len(chosen)} studies below results/; name one with --results")
+            found.append((study(chosen[0]), trace_all(study(chosen[0]))))
+        for file in files or []:
+            around = results or study_around(file)
+            found.append(trail_of(file, [study(folder) for folder in ([around] if around else studies(None))]))
     if as_json:
         told = [tree.as_dict(recorded, trail, packages=packages) for recorded, trail in found]
         print(json.dumps(told[0] if len(told) == 1 else told, indent=1))
@@ -108,14 +112,12 @@ def main(
         out = Console(width=None if sys.stdout.isatty() else UNLIMITED, highlight=False)
         for recorded, trail in found:
             if everything:
-                out.print(tree.table(recorded, trail))
+                out.print(tree.table(recorded, trail, width=out.width))
             else:
                 out.print(tree.tree(recorded, trail, full=full, packages=packages))
             tree.tell(out, trail, full=full)
-    raise typer.Exit(NOT_AS_RECORDED if any(trail.findings for _, trail in found) else 0)
+    raise typer.Exit(NO if any(trail.findings for _, trail in found) else FINE)
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    program(main, no="something is not as recorded: changed, gone, made from something else", examples=EXAMPLES)()

@@ -1,18 +1,21 @@
 """Say whether a model can be measured, whether it passes its checks, and what a study of it will cost."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from _study import Study, StudyError
-from _study import load as load_study
+from _command import FINE, NO, ends, program, study_of, working
+from _study import Study
 from moemui.models import doctor
 from moemui.models.examination import Workload, render
 
-BAD_USAGE = 2
+EXAMPLES = (
+    "python scripts/doctor.py allenai/OLMoE-1B-7B-0924 --dtype bfloat16",
+    "python scripts/doctor.py ~/models/my-moe --study config/olmoe.yaml",
+    "python scripts/doctor.py ~/models/my-moe/config.json --json",
+)
 
 
 def workloads(study: Study) -> list[Workload]:
@@ -29,6 +32,7 @@ def workloads(study: Study) -> list[Workload]:
     return found
 
 
+@ends("doctor")
 def main(
     model: Annotated[str, typer.Argument(help="hub id, folder, GGUF file or config.json")],
     dtype: Annotated[str, typer.Option(help="of the weights: auto, float32, bfloat16, float16")] = "bfloat16",
@@ -43,17 +47,22 @@ def main(
 ) -> None:
     """Look at a model: can it be measured, is it right, how fast, how much disk and time.
 
-    Ends with 0 for a supported model, 1 for one that is not or that fails a check, 2 for a mistake in the call.
+    Goes from configuration to structure, weights, a random sentence and its balance, and speed, and stops at the first
+    fault. A config.json alone will do: weights are then drawn at random where they fit in memory. --study predicts disk
+    and time for its tasks.
+
+    Prints a line a finding; with --json all of them, which scripts/plan.py --doctor takes.
     """
     planned = {}
-    try:
-        if study is not None:
-            chosen = load_study(study)
-            thresholds = chosen["contributions"]["thresholds"]
-            planned = {"workloads": workloads(chosen), "thresholds": thresholds, "options": chosen.scoring()}
+    if study is not None:
+        chosen = study_of(study)
+        thresholds = chosen["contributions"]["thresholds"]
+        planned = {"workloads": workloads(chosen), "thresholds": thresholds, "options": chosen.scoring()}
+    with working(f"looking at {model}"):
         from transformers import logging
 
         logging.set_verbosity_error()
+        logging.disable_progress_bar()  # there is one already
         found = doctor.examine(
             model,
             revision=revision,
@@ -63,14 +72,9 @@ def main(
             trust_remote_code=trust_remote_code,
             **planned,
         )
-    except (StudyError, OSError, ValueError) as error:
-        print(f"doctor: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_USAGE) from None
     print(json.dumps(found.to_dict(), indent=1) if as_json else render(found))
-    raise typer.Exit(0 if found.supported else 1)
+    raise typer.Exit(FINE if found.supported else NO)
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    program(main, no="the model isn't supported, or fails a check; the last line says which", examples=EXAMPLES)()

@@ -7,46 +7,44 @@ from typing import Annotated
 
 import typer
 
-from _study import StudyError, load
+from _command import NO, Stop, ends, program, study_of, working
 from moemui.scores import sealed, upload
 
-BAD_USAGE = 2
+EXAMPLES = ("python scripts/move_stores.py config/olmoe.yaml",)
 
 
+@ends("move_stores", interrupted="every store is whole, here or on S3; call it again for the rest")
 def main(
     config: Annotated[Path, typer.Argument(help="the study, with contributions.storage", exists=True, dir_okay=False)],
     results: Annotated[Path, typer.Option(help="the folder that results lie in, as the workflow names it")] = Path(
         "results"
     ),
 ) -> None:
-    """Hand every finished store of the study over to contributions.storage. Call it where snakemake is called, and
-    not while it runs; killed, it goes on in the next call.
+    """Hand every finished store of contributions over to S3, where contributions.storage of the study says.
 
-    Ends with 2 for a mistake in the call, 1 where S3 can't be reached or a store is damaged.
+    Pointers remain, which later stages read like the stores; nothing is computed or rerun. Call it where snakemake is
+    called, and not while it runs. Killed, it goes on in the next call. Keys come from the environment, as in a run.
+
+    Prints how many stores lie on S3 in the end.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        study = load(config)
-        if "storage" not in study["contributions"]:
-            raise StudyError(f"{config} has no contributions.storage; set it to s3://bucket/prefix")
-        folder = results / study.name
-        found = sorted(str(path) for path in folder.glob("**/contributions*.zarr"))
-        if not found:
-            raise StudyError(f"{folder} has no finished contributions; call this where snakemake is called")
-        urls = study.store_urls(found)
-    except StudyError as error:
-        print(f"move_stores: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_USAGE) from None
-    try:
-        for path, url in zip(found, urls, strict=True):
-            upload.hand_over(Path(path), url)
-    except (OSError, ValueError, sealed.IncompleteStoreError) as error:
-        print(f"move_stores: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+    study = study_of(config)
+    if "storage" not in study["contributions"]:
+        raise Stop(f"{config} has no contributions.storage; set it to s3://bucket/prefix")
+    folder = results / study.name
+    found = sorted(str(path) for path in folder.glob("**/contributions*.zarr"))
+    if not found:
+        raise Stop(f"{folder} has no finished contributions; call this where snakemake is called")
+    if not sys.stderr.isatty():  # no moving bar there, but lines
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with working(f"{study.name} → {study['contributions']['storage']}") as progress:
+        for done, (path, url) in enumerate(zip(found, study.store_urls(found), strict=True)):
+            progress(done, len(found), path)
+            try:
+                upload.hand_over(Path(path), url)
+            except (OSError, ValueError, sealed.IncompleteStoreError) as error:
+                raise Stop(error, NO) from None
     print(f"{len(found)} stores of {study.name} lie on S3")
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    program(main, no="S3 can't be reached, or a store is damaged; what was moved stays moved", examples=EXAMPLES)()

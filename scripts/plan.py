@@ -8,20 +8,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from _command import FINE, NO, Stop, ends, program, study_of, working
 from _plan import making, measured
 from _plan.forecast import PlanError
 from _provenance.records import write_whole
-from _study import Study, StudyError, load
+from _study import Study
 from moemui.models import costs
 from moemui.scores.disk import readable
 
-BAD_USAGE = 2
 WIDTH = 140  # columns, where the output is no terminal
+NARROW = 104  # a terminal with fewer columns gets fewer of the table's
+EXAMPLES = (
+    "python scripts/plan.py config/olmoe.yaml",
+    "python scripts/plan.py config/olmoe.yaml --like results/demo --gpus 2",
+    "python scripts/plan.py config/config.yaml --compare",
+)
 
 
+@ends("plan")
 def main(
     config: Annotated[Path, typer.Argument(help="the study's YAML file", exists=True, dir_okay=False)],
     like: Annotated[
@@ -50,23 +58,23 @@ def main(
     else the doctor's measure of a model (--doctor), else constants that are named as such. Times are ranges, wider the
     weaker their basis. What isn't known is said, and left out of the sums.
 
-    Written to results/STUDY/plan.json; --compare shows that plan beside the records, during the run or after it.
-    Ends with 0, or with 2 for a mistake in the call or the study.
+    Prints a table of models and one of stages, and what was assumed. Written to results/STUDY/plan.json; --compare
+    shows that plan beside the records, during the run or after it.
     """
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     try:
-        study = load(config)
+        study = study_of(config)
         results = Path("results") / study.name
         file = results / making.PLAN
         plan = making.earlier(results) if compare else None
         if plan is None:
             found = findings(doctor or [], study)
-            plan = making.make(config, study, results, like=like, doctor=found, quick=quick, cores=cores, gpus=gpus)
+            with working(f"planning {study.name}"):
+                plan = making.make(config, study, results, like=like, doctor=found, quick=quick, cores=cores, gpus=gpus)
             write_whole(file, plan)
         rows = measured.compare(plan["jobs"], measured.finished(results)) if compare else []
-    except (StudyError, PlanError, OSError, ValueError) as error:
-        print(f"plan: {error}", file=sys.stderr)
-        raise typer.Exit(BAD_USAGE) from None
+    except PlanError as error:
+        raise Stop(error) from None
     if as_json:
         print(json.dumps(plan, indent=1))
     elif compare:
@@ -74,6 +82,7 @@ def main(
     else:
         show(console, plan)
         console.print(f"Written to {file}; --compare shows it beside what was measured.")
+    raise typer.Exit(FINE if compare or _fits(plan) else NO)
 
 
 def findings(doctor: Sequence[str], study: Study) -> dict[str, dict[str, Any]]:
@@ -108,13 +117,14 @@ def show(console: Console, plan: dict[str, Any]) -> None:
     machine = f"{plan['cores']} cores" + (f", {plan['gpus']} GPU" if most_gpus else "")
     if most_gpus > plan["gpus"]:
         machine += f" (the largest jobs need {most_gpus} at once; times are those with as many)"
-    stages = _table(
-        f"stages, on {machine}", ("stage",), "jobs", "done", "time", "disk", "at most", "memory", "asks for", "basis"
-    )
+    wide = console.width >= NARROW
+    asked = ("asks for", "basis") if wide else ()
+    stages = _table(f"stages, on {machine}", ("stage",), "jobs", "done", "time", "disk", "at most", "memory", *asked)
     bases = list(dict.fromkeys(basis for row in plan["stages"] for basis in row["basis"]))
     for row in plan["stages"]:
         numbers = " ".join(str(1 + bases.index(basis)) for basis in row["basis"])
-        stages.add_row(row["stage"], *_cells(row), _asked(row["asked_mb"], row["gpus"]), numbers or "-")
+        more = (_asked(row["asked_mb"], row["gpus"]), numbers or "-") if wide else ()
+        stages.add_row(row["stage"], *_cells(row), *more)
     total = {
         key: sum(row[key] for row in plan["stages"])
         for key in ("jobs", "done", "disk", "most_disk", "unknown_jobs", "unknown_disk", "measured_seconds")
@@ -122,17 +132,24 @@ def show(console: Console, plan: dict[str, Any]) -> None:
     total["elapsed"] = [sum(row["elapsed"][end] for row in plan["stages"]) for end in (0, 1)]
     total["memory_mb"] = max(row["memory_mb"] for row in plan["stages"])
     stages.add_section()
-    stages.add_row("all", *_cells(total), "", "")
+    stages.add_row("all", *_cells(total), *("" for _ in asked))
     console.print(stages)
+    if not wide:
+        console.print(f"  (with {NARROW} columns also what each stage asks for, and its basis)", style="dim")
     for number, basis in enumerate(bases, 1):
         console.print(f"  basis {number}: {basis}")
-    if total["disk"] > plan["free_bytes"]:
-        console.print(f"Not enough room: {readable(plan['free_bytes'])} are free.", style="bold red")
+    if not _fits(plan):
+        console.print(f"Not enough room on the disk: {readable(plan['free_bytes'])} are free.", style="bold red")
     for title, lines in (("Assumed", plan["assumed"]), ("Not known, and left out above", plan["unknown"])):
         if lines:
             console.print(f"{title}:")
         for line in lines:
             console.print(f"  {line}")
+
+
+def _fits(plan: dict[str, Any]) -> bool:
+    """Whether the disk has room for what the study is still expected to write."""
+    return sum(row["disk_left"] for row in plan["stages"]) <= plan["free_bytes"]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -173,11 +190,11 @@ def _ratio(measured: float, predicted: float | None, words: Callable[[float], st
 
 
 def _table(title: str, left: tuple[str, ...], *right: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for column in left:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in right:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=column != "time")  # the one that can be long
     return table
 
 
@@ -205,6 +222,4 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    program(main, no="the disk has no room for the study as it is planned", examples=EXAMPLES)()

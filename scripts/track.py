@@ -1,27 +1,31 @@
 """Bring the finished, failed and killed jobs of a study into MLflow, at any moment."""
 
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from _command import FINE, NO, Stop, ends, program, say, study_of, working
 from _provenance.invocation import invocations
-from _study import StudyError
-from _study import load as load_study
 
-INCOMPLETE, BAD_USAGE = 1, 2
 CONFIG = Path("config/config.yaml")
 STORE = "sqlite:///results/mlflow/mlflow.db"
+EXAMPLES = (
+    "python scripts/track.py",
+    "python scripts/track.py --config config/olmoe.yaml",
+    "python scripts/track.py --results results/demo --uri http://mlflow:5000",
+)
 
 
+@ends("track", interrupted="what was logged stays; call it again for the rest")
 def main(
     results: Annotated[
         Path | None, typer.Option(help="a study's folder, results/STUDY", exists=True, file_okay=False)
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help=f"a study's configuration; {CONFIG} if nothing is given", exists=True)
+        Path | None,
+        typer.Option(help=f"a study's configuration; {CONFIG} if nothing is given", exists=True, dir_okay=False),
     ] = None,
     uri: Annotated[
         str | None,
@@ -34,40 +38,31 @@ def main(
     failure, after Snakemake was killed, when an MLflow server is back, or to fill a lost database again. Jobs still at
     work are counted in the run of their call of Snakemake, and come in when they have ended.
 
-    A server's user and password come from MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
-
-    Ends with 0; 1 where a record is unreadable (all others are logged then) or the store does not work; 2 for a mistake
-    in the call.
+    Prints how many runs were logged, and how many were there before. The user and password of a server come from the
+    environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
     """
     if results is not None and config is not None:
-        _stop("give --results or --config, not both", BAD_USAGE)
+        raise Stop("give --results or --config, not both")
+    folder, study, store = _of_results(results) if results else _of_config(config or CONFIG)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from _tracking.runs import bring_in  # seconds, which --help need not take
+
     try:
-        folder, study, store = _of_results(results) if results else _of_config(config or CONFIG)
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        from _tracking.runs import bring_in  # seconds, which --help need not take
-
-        with typer.progressbar(length=1, label=f"{study} → MLflow", file=sys.stderr) as bar:
-
-            def progress(done: int, total: int) -> None:
-                bar.length = total
-                bar.update(done - bar.pos)
-
-            brought = bring_in(folder, uri or store, study, progress=progress, say=_say)
-    except (StudyError, ValueError, FileNotFoundError) as error:
-        _stop(str(error), BAD_USAGE)
+        with working(f"{study} → MLflow") as progress:
+            brought = bring_in(folder, uri or store, study, progress=progress, say=say)
     except RuntimeError as error:
-        _stop(str(error), INCOMPLETE)
+        raise Stop(error, NO) from None
     unreadable = len(brought.unreadable)
     print(
         f"{study}: {brought.logged} runs logged, {brought.logged_before} were there before"
         + (f", {unreadable} unreadable records" if unreadable else "")
         + f" ({uri or store})"
     )
-    raise typer.Exit(INCOMPLETE if unreadable else 0)
+    raise typer.Exit(NO if unreadable else FINE)
 
 
 def _of_config(config: Path) -> tuple[Path, str, str]:
-    study = load_study(config)
+    study = study_of(config)
     return Path("results", study.name), study.name, study["tracking"]["uri"]
 
 
@@ -80,16 +75,6 @@ def _of_results(results: Path) -> tuple[Path, str, str]:
     return folder.relative_to(project), folder.name, next((store for store in reversed(stores) if store), STORE)
 
 
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-
-
-def _stop(sentence: str, code: int) -> NoReturn:
-    _say(sentence)
-    raise typer.Exit(code)
-
-
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(main)
-    app()
+    no = "not all is in MLflow: a record is unreadable (all others were logged), or the store doesn't work"
+    program(main, no=no, examples=EXAMPLES)()

@@ -10,8 +10,8 @@ from _job import run
 from _provenance.records import read_record
 from moemui.checks.threshold_selection import shown
 from moemui.report import page
-from moemui.report.figure_style import save
-from moemui.report.figures import draw_all
+from moemui.report.figures import FIGURES, collect
+from moemui.report.figures.paper_style import save
 from moemui.report.views import Choice
 from moemui.tables import table as files
 from moemui.tables.catalog import TABLES
@@ -35,22 +35,14 @@ def main(
     found = {path.stem: files.read(path, TABLES[path.stem]) for path in tables}
     # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
     everything = {name: found.get(name, TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
-    curves, experts, masking = (
-        shown(settings=[study[name] or study["expert_setting"]], chosen=chosen)[0]
-        for name in ("curve_setting", "expert_setting", "masking_setting")
-    )
-    choice = Choice(
-        curves=curves,
-        experts=experts,
-        masking=masking,
-        expert_threshold=study["analysis"]["expert_threshold"],
-        families=study["families"],
-        trained_here=tuple(study["trained_here"]),
-    )
-    drawn, left_out = draw_all(everything, choice)
+    choice = choice_of(study, chosen)
+    made = _made(found_records, report.parent)
+    data, left_out = collect(everything, choice)
     figures.mkdir()
-    for name, figure in drawn.items():
-        save(figure, figures / f"{name}.svg")
+    for name, parts in data.items():
+        save(FIGURES[name].paper(parts, choice), figures / f"{name}.svg")
+        for part, rows in parts.items():
+            rows.to_csv(figures / (f"{name}.csv" if len(parts) == 1 else f"{name}-{part}.csv"), index=False)
     page.write_report(
         report,
         study={
@@ -59,20 +51,37 @@ def main(
             "settings": {key: study[key] for key in ("analysis", "contributions", "key_neurons", "masking")},
         },
         tables=everything,
-        figures={name: (figures / f"{name}.svg").read_text() for name in drawn},
+        figures=data,
+        drawings={name: (figures / f"{name}.svg").read_text() for name in data},
         left_out=left_out,
         choice=choice,
         provenance=_provenance(list(found_records.values())),
-        files={name: [f"tables/{name}.parquet", f"tables/{name}.csv"] for name in found},
-        made=_made(found_records, report.parent),
-        # Their record is written when this job has ended.
-        drawn={
-            name: {"stage": "report", "record": "records/report.json", "code": code, "path": drawing}
-            for name in drawn
-            for drawing in [report.parent / "figures" / f"{name}.svg"]
-        },
+        files={name: [f"tables/{name}.parquet", f"tables/{name}.csv"] for name in found}
+        | {name: sorted(f"figures/{path.name}" for path in figures.glob(f"{name}[.-]*")) for name in data},
+        made=made,
+        drawn={name: _drawn(name, made, code, report.parent) for name in data},
     )
-    return {"figures": len(drawn), "bytes": report.stat().st_size}
+    return {"figures": len(data), "bytes": report.stat().st_size}
+
+
+def choice_of(about: dict, chosen: Path | list[Path]) -> Choice:
+    """The settings that figures and findings show.
+
+    about: the study as rule report gives it. chosen: the table threshold_selection where a threshold is `auto`, which
+    then stands for the one that masking chose; else none.
+    """
+    curves, experts, masking = (
+        shown(settings=[about[name] or about["expert_setting"]], chosen=chosen)[0]
+        for name in ("curve_setting", "expert_setting", "masking_setting")
+    )
+    return Choice(
+        curves=curves,
+        experts=experts,
+        masking=masking,
+        expert_threshold=about["analysis"]["expert_threshold"],
+        families=about["families"],
+        trained_here=tuple(about["trained_here"]),
+    )
 
 
 def _on_hold(held: dict[str, str]) -> list[str]:
@@ -85,13 +94,28 @@ def _made(records: Mapping[Path, Mapping[str, Any]], folder: Path) -> dict[str, 
         Path(output).stem: {
             "stage": record["stage"],
             "record": os.path.relpath(path, folder),
+            "run": record["attempt"],
+            "inputs": f"{len(record['inputs'])} files, which the record lists with their digests",
+            "digest": digest,
             "code": record["params"]["code"],
             **record["git"],
             "path": output,
         }
         for path, record in records.items()
-        for output in record["outputs"]
+        for output, digest in record["outputs"].items()
         if Path(output).suffix == ".parquet" and Path(output).parent.name == "tables"
+    }
+
+
+def _drawn(name: str, made: Mapping[str, Mapping[str, Any]], code: str, folder: Path) -> dict[str, Any]:
+    """How a figure was made by this job, whose record is written when it has ended."""
+    inputs = [f"{table} ({made[table]['digest'][:12]})" for table in FIGURES[name].tables if table in made]
+    return {
+        "stage": "report",
+        "record": "records/report.json",
+        "inputs": f"the tables {', '.join(inputs)}",
+        "code": code,
+        "path": folder / "figures" / f"{name}.svg",
     }
 
 

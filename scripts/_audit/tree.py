@@ -19,6 +19,7 @@ from _audit.walk import STALE, Trail
 SHOWN = 3  # of many things in a line
 MOST_STALE = 10
 DIGITS = 12  # of a digest or commit
+WIDE = 110  # columns from which a table shows digests
 
 
 def tree(recorded: Recorded, trail: Trail, *, full: bool, packages: bool) -> RenderableType:
@@ -114,23 +115,26 @@ class _Branches:
         return ", ".join(f"{PurePosixPath(n).name} sha256 {str(self._trail.sources.get(n))[:DIGITS]}" for n in names)
 
 
-def table(recorded: Recorded, trail: Trail) -> Table:
-    """The stages of a whole study."""
-    shown = Table("stage", "jobs", "results", "last", "code", "git", "not as recorded", box=None, pad_edge=False)
+def table(recorded: Recorded, trail: Trail, *, width: int) -> Table:
+    """The stages of a whole study, in the order in which they began. width: columns; with few of them no digests."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("stage", "jobs", "results", "last", *(("code", "git") if width >= WIDE else ()), "not as recorded"):
+        number = column in ("jobs", "results")
+        shown.add_column(column, no_wrap=column != "not as recorded", justify="right" if number else "left")
     stages: dict[str, list[str]] = defaultdict(list)
-    for job in trail.jobs:
+    for job in sorted(trail.jobs, key=lambda job: recorded.records[job]["started"]):
         stages[recorded.records[job]["stage"]].append(job)
     for stage, jobs in stages.items():
         records = [recorded.records[job] for job in jobs]
         outputs = [output for output in trail.checked if recorded.makers[output] in jobs]
         faults = Counter(finding.kind for output in outputs for finding in trail.at_fault(output))
+        digests = (_listed(code for record in records for code in codes(record)), _listed(map(_commit, records)))
         shown.add_row(
             stage,
             str(len(jobs)),
             str(len(outputs)),
             max(map(time, records)),
-            _listed(code for record in records for code in codes(record)),
-            _listed(map(_commit, records)),
+            *(digests if width >= WIDE else ()),
             Text(", ".join(f"{count} {kind}" for kind, count in faults.items()), "red"),
         )
     return shown

@@ -13,7 +13,8 @@ from _provenance.records import FAILURES, INVOCATIONS, RECORDS, RUNNING, read_re
 
 STALE, UNREADABLE = "stale", "unreadable record"
 # What lies in a study's folder and is nobody's result.
-ADMINISTRATION = (RECORDS, FAILURES, RUNNING, INVOCATIONS, "logs", "benchmarks", "plan.json")
+SNAKEMAKE_REPORT = ("snakemake.html", "snakemake.zip")  # make snakemake-report
+ADMINISTRATION = (RECORDS, FAILURES, RUNNING, INVOCATIONS, "logs", "benchmarks", "plan.json", *SNAKEMAKE_REPORT)
 
 
 class Finding(NamedTuple):

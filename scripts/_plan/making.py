@@ -141,6 +141,7 @@ def _stage(
         "elapsed": elapsed,
         "measured_seconds": sum(took.get(job.name, 0.0) for job in own if not job.pending),
         "disk": sum(p.disk or 0 for p in every),
+        "disk_left": sum(p.disk or 0 for p in todo),
         "most_disk": sum(p.most_disk or 0 for p in every),
         "memory_mb": max((p.memory or 0) / costs.MB for p in every) if every else 0,
         "asked_mb": max((p.asked_mb or 0 for p in every), default=0),

@@ -11,9 +11,8 @@ import pytest
 from moemui.checks import sensitivity
 from moemui.experts import enrichment, exposure
 from moemui.key_neurons.settings import Setting
-from moemui.laws import decay, laws, published
+from moemui.laws import decay, diagnostics, laws, published
 from moemui.mui import dynamics, utilization
-from moemui.report import figures_diversity
 from moemui.report.views import Choice
 from moemui.statistics.intervals import wilson
 from moemui.tables.catalog import TABLES
@@ -24,6 +23,13 @@ CHECKPOINTS = (("step-00000", 0), ("step-00100", 1), ("step-00400", 2), ("step-0
 CURVES, EXPERTS = Setting("projection", "pairs", 0.01), Setting("projection", "pairs", 0.001)
 SETTINGS = (CURVES, EXPERTS, Setting("glu", "pairs", 0.01))
 N, LAYERS, ROUTED, WIDTH = 200, 3, 4, 100
+# of diversity: level and measure
+MEASURES = (
+    ("neuron", "mui"),
+    ("expert", "key_expert_proportion"),
+    ("expert", "active_experts"),
+    ("lexical", "distinct_2"),
+)
 
 
 def complete(name, rows):
@@ -171,7 +177,7 @@ def _step(model, task, before, after):
 def _diversity():
     """Three numbers of domains; the mean is the model's place, a tenth of d, and a hundredth a checkpoint."""
     labels = {"neuron": CURVES.label, "expert": EXPERTS.label, "lexical": ""}
-    measures = [(level, name, labels[level]) for level, name in figures_diversity.PANELS]
+    measures = [(level, name, labels[level]) for level, name in MEASURES]
     measures += [("neuron", "mui", EXPERTS.label), ("lexical", "distinct_1", "")]
     for (place, model), (order, seen), (level, name, setting), d in itertools.product(
         enumerate(MODELS), enumerate((0.0, 1e6)), measures, (3, 1, 2)
@@ -238,6 +244,39 @@ def _training():
     return {"phase_divergence": complete("phase_divergence", steps), "change_points": complete("change_points", points)}
 
 
+def _coactivation():
+    """Rows of `coactivation` and `coactivation_summary`: pairs of the first layer, one together, one without a test."""
+    names = {f"L0-E{i}": "routed" for i in range(ROUTED)} | {"L0-S1": "shared"}
+    pairs, means = [], []
+    for model, shared in MODELS.items():
+        place = {"model": model, "checkpoint": CHECKPOINTS[3][0], "tokens": 3e6, "order": 3, **EXPERTS._asdict()}
+        place |= {"n_samples": N * len(TASKS), "note": "made up"}
+        own = [name for name, kind in names.items() if shared or kind == "routed"]
+        for number, (a, b) in enumerate(itertools.combinations(own, 2)):
+            together = {"verdict_within": "together" if number == 0 else "undecided", "n_tasks_within": len(TASKS)}
+            together |= {"phi_within": 0.6 - 0.1 * number, "expected_within": 20.0}
+            together |= {"p_within": 0.002 if number == 0 else 0.4, "q_within": 0.01 if number == 0 else 0.5}
+            together |= {"odds_ratio_within": 2.0, "odds_ratio_within_low": 0.9, "odds_ratio_within_high": 4.4}
+            pair = {"expert_a": a, "expert_b": b, "kind_a": names[a], "kind_b": names[b], "n_a": 90, "n_b": 120}
+            pair |= {"n_both": 30, "expected": 18.0, "verdict": "undecided"}
+            pairs.append(place | pair | ({"verdict_within": "undecided"} if number == 5 else together))
+        for which in ("all", "same_layer"):
+            counts = {"n_compared": len(own), "n_pairs": number + 1, "n_testable_within": number}
+            counts |= {"n_together_within": 1, "mean_phi_within": 0.2, "chance_low": -0.03, "chance_high": 0.03}
+            means.append(place | {"pairs": which, "n_tasks": len(TASKS), "p_within": 0.001, **counts})
+    made = {"coactivation": pairs, "coactivation_summary": means}
+    return {name: complete(name, rows) for name, rows in made.items()}
+
+
+def _diagnostics(frames):
+    """The flags, as if a third of the key experts were there: so one flag is raised, and one not measured."""
+    measured = {name: frames[name] for name in ("utilization", "key_experts", "masking_effect", "phases")}
+    shares = measured["key_experts"].filter(like="proportion") / 3
+    measured["key_experts"] = measured["key_experts"].assign(**shares)
+    settings = {"curve_setting": CURVES, "expert_setting": EXPERTS, "masking_setting": EXPERTS}
+    return diagnostics.rows(**measured, **settings, expert_threshold=0.6)
+
+
 @pytest.fixture(scope="session")
 def untouched_tables() -> dict[str, pd.DataFrame]:
     """All tables of the made-up study, for fixtures that only read them."""
@@ -261,7 +300,8 @@ def untouched_tables() -> dict[str, pd.DataFrame]:
     law, curve = laws.rows(**own, published=published.load(), setting=CURVES)
     frames |= {"utility_law": law, "utility_curve": curve, "diversity": complete("diversity", _diversity())} | _decay()
     frames |= {"phases": complete("phases", _phases(total)), "comparisons": complete("comparisons", _comparisons())}
-    frames |= _training()
+    frames |= _training() | _coactivation()
+    frames["diagnostics"] = _diagnostics(frames)
     return {name: table.frame([]) for name, table in TABLES.items()} | frames
 
 

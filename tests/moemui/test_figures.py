@@ -1,42 +1,51 @@
-"""Figures draw what the tables say, leave out what they don't, and look the same every time."""
+"""All figures: drawn from the tables they name, explained to the last column, left out with a sentence."""
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
 
 from moemui.key_neurons.settings import Setting
-from moemui.report import figures, figures_experts, views
-from moemui.report.figure_style import FigureSpec, looks, save
-from moemui.report.figures import FIGURES, draw_all
+from moemui.report import views
+from moemui.report.figures import FIGURES, collect, mui_performance, trajectories
+from moemui.report.figures.figure import Figure
+from moemui.report.figures.looks import looks
 from moemui.report.views import MEAN, Choice, NothingToShow
 
-NAMES = [
-    "mui_performance", "trajectories", "saturation", "layers", "key_experts", "top_experts", "enrichment",
-    "settings", "masking", "diversity", "utility_law", "utilization_decay",
-]  # fmt: skip
+EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 
 
-def points(figure: Figure, axes: int = 0) -> set[tuple[float, float]]:
-    """All marks of one panel."""
+@pytest.fixture(scope="module")
+def shown(untouched_tables, choice):
+    """What each figure shows of the made-up study."""
+    return collect(untouched_tables, choice)[0]
+
+
+def marks(drawing: Drawing, axes: int = 0) -> set[tuple[float, float]]:
+    """All marks of one panel on paper."""
     return {
         (round(float(x), 6), round(float(y), 6))
-        for line in figure.axes[axes].lines
+        for line in drawing.axes[axes].lines
         for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
     }
 
 
-def test_every_figure_of_a_full_study_is_drawn(study_tables, choice):
-    drawn, left_out = draw_all(study_tables, choice)
-    assert list(drawn) == NAMES == list(FIGURES)
-    assert left_out == {}
+def layers(specification: dict) -> dict[str, str]:
+    """The named layers of a view, with the data set that each draws; a single layer is the view itself."""
+    found = [{"data": specification.get("data")} | layer for layer in specification.get("layer", [specification])]
+    return {
+        layer["name"]: layer["data"]["name"] for layer in found if not re.match(r"view_|None", str(layer.get("name")))
+    }
 
 
 def test_empty_tables_leave_every_figure_out_with_a_sentence(empty_tables, choice):
-    drawn, left_out = draw_all(empty_tables, choice)
+    drawn, left_out = collect(empty_tables, choice)
     assert drawn == {}
-    assert list(left_out) == NAMES
+    assert list(left_out) == list(FIGURES)
     assert left_out["saturation"] == "The table saturation is empty."
     assert all(reason.endswith(".") for reason in left_out.values())
 
@@ -44,115 +53,108 @@ def test_empty_tables_leave_every_figure_out_with_a_sentence(empty_tables, choic
 def test_a_setting_that_was_not_stored_is_named(study_tables, choice):
     other = Choice(curves=Setting("activation", "pairs", 0.01), experts=choice.experts, masking=choice.masking)
     with pytest.raises(NothingToShow, match=r"no rows at activation/pairs/0.01, only at projection/pairs/0.01"):
-        figures.saturation(study_tables, other)
+        FIGURES["saturation"].data(study_tables, other)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_figures_use_no_more_than_the_tables_they_name(study_tables, empty_tables, choice, name):
-    spec, draw = FIGURES[name]
-    needed = {table: frame for table, frame in study_tables.items() if table in spec.tables}
-    assert draw(empty_tables | needed, choice).axes
+@EVERY
+def test_figures_use_no_more_than_the_tables_they_name(study_tables, empty_tables, choice, figure: Figure, shown):
+    if figure.name not in shown:
+        pytest.skip(f"the made-up study has nothing for {figure.name}; its own tests make its tables")
+    needed = {table: frame for table, frame in study_tables.items() if table in figure.tables}
+    for name, rows in figure.data(empty_tables | needed, choice).items():
+        pd.testing.assert_frame_equal(rows, shown[figure.name][name])
 
 
-@pytest.mark.parametrize("spec", [spec for spec, _ in FIGURES.values()], ids=NAMES)
-def test_captions_name_their_settings(spec: FigureSpec, choice):
-    caption = spec.caption_for(choice)
+@EVERY
+def test_every_word_beside_a_figure_is_there_and_names_its_settings(choice, figure: Figure):
+    caption = figure.caption_for(choice)
     assert "{" not in caption
-    assert caption.endswith(".")
-    assert spec.alt.endswith(".")
-    assert spec.title
+    assert all(text.endswith(".") for text in (caption, figure.definition, figure.alt))
+    assert figure.title
+    assert figure.name == next(name for name, one in FIGURES.items() if one is figure)
 
 
-def test_mui_performance_marks_each_checkpoint_at_its_means(study_tables, choice):
-    drawn = points(figures.mui_performance(study_tables, choice))
+@EVERY
+def test_every_column_has_a_meaning_and_every_data_set_of_rows_a_layer(choice, figure: Figure, shown):
+    if figure.name not in shown:
+        pytest.skip(f"the made-up study has nothing for {figure.name}; its own tests make its tables")
+    data = shown[figure.name]
+    chart = figure.page(data, choice)
+    named: dict[str, str] = {}
+    for view in chart.views:
+        named |= layers(dict(view))
+    assert all(layer == source for layer, source in named.items())
+    assert set(named) <= set(data)
+    assert next(iter(data)) in named
+    for rows in data.values():
+        assert all(column.meaning for column in figure.columns(rows))
+        assert "note" not in rows or rows["note"].notna().all()
+    if chart.series is not None:
+        values = set().union(
+            *(rows[chart.series.column].astype(str) for rows in data.values() if chart.series.column in rows)
+        )
+        assert values <= set(chart.series.looks)
+
+
+def test_a_column_that_nobody_explains_is_named():
+    with pytest.raises(ValueError, match=r"figure saturation: nothing says what its column 'riddle' means; tables "):
+        FIGURES["saturation"].columns(pd.DataFrame({"riddle": [1.0]}))
+
+
+def test_mui_performance_marks_each_checkpoint_at_its_means(study_tables, choice, shown):
+    drawn = marks(mui_performance.paper(shown["mui_performance"], choice))
     cells = views.trajectory(study_tables, choice)
     means = cells[cells["task"] == MEAN]
     assert len(means) == 8
     for row in means.itertuples():
         assert (round(row.mui, 6), round(row.accuracy, 6)) in drawn
-
-
-def test_saturation_ends_at_the_mui_of_all_samples(study_tables, choice):
-    figure = figures.saturation(study_tables, choice)
-    total = views.last(views.total_mui(study_tables["utilization"], choice.curves))
-    for panel, model in enumerate(["tiny-olmoe", "tiny-deepseek"]):
-        ends = {
-            round(float(line.get_ydata()[-1]), 6) for line in figure.axes[panel].lines if len(line.get_xdata()) == 5
-        }
-        assert ends == {round(value, 6) for value in total[total["model"] == model]["mui"]}
-
-
-def test_the_untrained_checkpoint_is_hollow_and_not_joined(study_tables, choice):
-    figure = figures.trajectories(study_tables, choice)
-    joined = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
-    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
-    assert [list(line.get_xdata()) for line in joined] == [[1, 2, 3]] * 2
-    assert [list(line.get_xdata()) for line in hollow] == [[0]] * 2
-
-
-def test_a_single_checkpoint_has_no_trajectory(study_tables, choice):
-    for name in ("utilization", "performance"):
-        study_tables[name] = views.last(study_tables[name])
-    with pytest.raises(NothingToShow, match="No model has two checkpoints"):
-        figures.trajectories(study_tables, choice)
-
-
-def test_enrichment_without_shared_experts_is_left_out(study_tables, choice):
-    rows = study_tables["enrichment"]
-    study_tables["enrichment"] = rows[rows["model"] == "tiny-olmoe"]
-    with pytest.raises(NothingToShow, match="No model has shared and routed experts"):
-        figures_experts.enrichment(study_tables, choice)
-
-
-def test_layers_weigh_experts_of_a_kind_equally(study_tables, choice):
-    rows = views.layers(study_tables["expert_frequency"], choice.curves).set_index(["model", "layer", "kind", "task"])
-    # routed experts of layer 0, task 0: frequencies 0.1, 0.2, 0.3, 0.4, expert MUI half of it
-    assert rows.loc[("tiny-olmoe", 0, "routed", "addition"), "mui"] == pytest.approx(0.125)
-    assert rows.loc[("tiny-deepseek", 2, "shared", "facts"), "mui"] == pytest.approx(0.9)
-
-
-def test_top_experts_pool_the_samples_of_all_tasks(study_tables, choice):
-    rows = study_tables["expert_frequency"]
-    rows.loc[rows["task"] == "facts", "n_samples"] = 600  # of 1,000
-    top = views.top_experts(rows, choice.experts)
-    best = top[top["model"] == "tiny-olmoe"].iloc[0]
-    assert best["expert"] == "L2-E3"
-    assert best["frequency"] == pytest.approx((0.60 * 200 + 0.62 * 200 + 0.64 * 600) / 1000)
-    assert list(top.groupby("model", sort=False).size()) == [10, 10]
-
-
-def test_mean_over_tasks_uses_tasks_complete_at_every_checkpoint(study_tables, choice):
-    table = study_tables["performance"]
-    gap = (table["model"] == "tiny-olmoe") & (table["task"] == "facts") & (table["order"] == 1)
-    table.loc[gap, ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
-    cells = views.trajectory(study_tables, choice)
-    means = cells[(cells["task"] == MEAN) & (cells["model"] == "tiny-olmoe")]
-    assert list(means["n_accuracy"]) == [2, 2, 2, 2]
-    assert list(means["n_mui"]) == [3, 3, 3, 3]
-    assert means["accuracy"].iloc[-1] == pytest.approx((150 + 160) / 2 / 200)
-    single = cells[(cells["model"] == "tiny-olmoe") & (cells["order"] == 3)].set_index("task")
-    assert means["mui"].iloc[-1] == pytest.approx(single["mui"].drop(MEAN).mean())
-    assert list(single.loc[["addition", "facts"], "n_accuracy"]) == [1, 0]
+    rows = shown["mui_performance"]["points"]
+    assert len(rows) == 8 + 2 * 3  # and the three tasks of each model's last checkpoint
 
 
 def test_mui_against_performance_takes_both_means_over_the_same_tasks(study_tables, choice):
     table = study_tables["performance"]
     gap = (table["task"] == "facts") & (table["order"] == 1)
     table.loc[gap, ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
-    cells = views.trajectory(study_tables, choice, both=True)
-    means = cells[cells["task"] == MEAN]
-    assert set(means["n_accuracy"]) == set(means["n_mui"]) == {2}
-    last = cells[(cells["model"] == "tiny-olmoe") & (cells["order"] == 3)].set_index("task")
+    rows = mui_performance.data(study_tables, choice)["points"]
+    means = rows[rows["task"] == MEAN]
+    assert set(means["n_tasks"]) == {2}
+    last = rows[(rows["model"] == "tiny-olmoe") & (rows["order"] == 3)].set_index("task")
     assert last.loc[MEAN, "mui"] == pytest.approx(last.loc[["addition", "brackets"], "mui"].mean())
-    drawn = [mark for line in figures.mui_performance(study_tables, choice).axes[0].lines for mark in line.get_xdata()]
-    assert any(x == pytest.approx(last.loc[MEAN, "mui"]) for x in drawn)
+    assert last.loc[MEAN, "n_samples"] == 400
+
+
+def test_the_untrained_checkpoint_is_hollow_and_not_joined(shown, choice):
+    panel = trajectories.paper(shown["trajectories"], choice).axes[0]
+    joined = [line for line in panel.lines if len(line.get_xdata()) > 1]
+    hollow = [line for line in panel.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in joined] == [[1, 2, 3]] * 2
+    assert [list(line.get_xdata()) for line in hollow] == [[0]] * 2
+
+
+def test_each_step_stands_in_the_strip_with_the_phase_of_the_table(study_tables, choice, shown):
+    steps = shown["trajectories"]["phases"]
+    table = study_tables["phases"]
+    table = table[(table["phase"] != "") & (table["threshold"] == choice.curves.threshold)]
+    key = ["model", "task", "from_checkpoint", "to_checkpoint"]
+    assert len(steps) == len(table) > 0
+    assert steps.set_index(key)["phase"].to_dict() == table.set_index(key)["phase"].to_dict()
+
+
+def test_a_single_checkpoint_has_no_trajectory(study_tables, choice):
+    for name in ("utilization", "performance"):
+        study_tables[name] = views.last(study_tables[name])
+    with pytest.raises(NothingToShow, match="No model has two checkpoints"):
+        trajectories.data(study_tables, choice)
 
 
 def test_a_task_without_grades_has_a_trajectory_of_mui_alone(study_tables, choice):
     table = study_tables["performance"]
     table.loc[table["task"] == "facts", ["accuracy", "accuracy_low", "accuracy_high"]] = np.nan
-    axes = [axes for axes in figures.trajectories(study_tables, choice).axes if axes.get_visible()]
-    assert len(axes) == 8  # a pair for the mean and each of three tasks
+    data = trajectories.data(study_tables, choice)
+    assert "facts" not in set(data["accuracy"]["task"])
+    assert (data["mui"]["task"] == "facts").sum() == 8
+    axes = [axes for axes in trajectories.paper(data, choice).axes if axes.get_visible()]
     empty = [panel for panel in axes if [text.get_text() for text in panel.texts] == ["not measured"]]
     assert [panel.get_title() for panel in empty] == ["facts"]
     assert not empty[0].lines
@@ -163,13 +165,3 @@ def test_models_never_look_alike():
     found = looks([*families, *(f"m{i}" for i in range(20))], families)
     assert len({(look.colour, look.marker, str(look.dash)) for look in found.values()}) == 27
     assert len({found[model].colour for model in families}) == 1
-
-
-def test_files_are_svg_and_pdf_the_same_every_time(study_tables, choice, tmp_path):
-    for name in ("first", "second"):
-        save(figures_experts.masking(study_tables, choice), tmp_path / f"{name}.svg")
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
-    assert (tmp_path / "first.pdf").read_bytes() == (tmp_path / "second.pdf").read_bytes()
-    assert b"<text" not in (tmp_path / "first.svg").read_bytes()  # letters are outlines, no font is needed
-    with pytest.raises(ValueError, match=r"ends in '\.png'; a figure is saved as \.svg"):
-        save(Figure(), tmp_path / "figure.png")

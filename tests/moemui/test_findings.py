@@ -7,8 +7,8 @@ import pytest
 
 from moemui.key_neurons.settings import Setting
 from moemui.report import wording
-from moemui.report.finding import Finding, reasons, shortened, verdict
 from moemui.report.findings import TOPICS, findings
+from moemui.report.findings.finding import Finding, reasons, shortened, verdict
 from moemui.report.limits import limits
 from moemui.report.page import VERDICTS
 from moemui.report.views import Choice, Estimate

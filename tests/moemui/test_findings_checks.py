@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moemui.report import findings_checks
-from moemui.report.finding import Finding
+from moemui.report.findings import masking, sensitivity, threshold
+from moemui.report.findings.finding import Finding
 from moemui.report.views import NothingToShow
 
 
@@ -16,7 +16,7 @@ def text(finding: Finding) -> str:
 
 
 def test_masking_counts_tasks_and_gives_the_difference(study_tables, choice):
-    finding = findings_checks.masking(study_tables, choice)
+    finding = masking.masking(study_tables, choice)
     # losses 0.30, 0.30, 0.02 with half-widths 0.03: mean 0.2067 ± √3·0.03/3
     assert "masking key neurons costs 20.7 points [18.9, 22.4] of accuracy" in text(finding)
     assert "as many random ones of the same experts 1.0 points [−0.7, 2.7], mean over 3 tasks" in text(finding)
@@ -35,14 +35,14 @@ def test_masking_takes_both_of_the_papers_limits(study_tables, choice, key, rand
     table = study_tables["masking_effect"]
     for name, value in (("key", key), ("random", random)):
         table[[f"loss_{name}", f"loss_{name}_low", f"loss_{name}_high"]] = [value, value - 0.002, value + 0.002]
-    assert findings_checks.masking(study_tables, choice).verdict == verdict
+    assert masking.masking(study_tables, choice).verdict == verdict
 
 
 def test_masking_without_effect_is_undecided(study_tables, choice):
     table = study_tables["masking_effect"]
     for name in ("loss_key", "loss_random", "loss_difference", "nll_difference"):
         table[[name, f"{name}_low", f"{name}_high"]] = [0.0, -0.01, 0.01]
-    finding = findings_checks.masking(study_tables, choice)
+    finding = masking.masking(study_tables, choice)
     assert "difference 0.00 points [−0.58, 0.58]: undecided" in text(finding)
     assert "0.00 [−0.01, 0.01] nats a token more than with random ones: undecided" in text(finding)
     assert "cost more." not in text(finding)
@@ -51,15 +51,15 @@ def test_masking_without_effect_is_undecided(study_tables, choice):
 
 def test_masking_says_how_well_frequency_is_matched(study_tables, choice):
     # the controls of equal frequency lose a point more
-    said = text(findings_checks.masking(study_tables, choice))
+    said = text(masking.masking(study_tables, choice))
     assert "switched on as often as the key neurons: difference 18.7 points [16.9, 20.4], key neurons cost more" in said
     assert "How well these are matched was not measured." in said
     table = study_tables["masking_effect"]
     table["activation_frequency_smd"] = 0.05
-    said = text(findings_checks.masking(study_tables, choice))
+    said = text(masking.masking(study_tables, choice))
     assert "balanced on every task (standardised difference of activation frequency up to 0.05, no interval)" in said
     table.loc[table["task"] == "facts", "activation_frequency_smd"] = -0.35
-    said = text(findings_checks.masking(study_tables, choice))
+    said = text(masking.masking(study_tables, choice))
     assert (
         "These controls are not balanced on 1 of 3 tasks (standardised difference of activation frequency up to" in said
     )
@@ -69,7 +69,7 @@ def test_masking_says_how_well_frequency_is_matched(study_tables, choice):
 def test_masking_without_grades_is_missing(study_tables, choice):
     study_tables["masking_effect"]["loss_difference"] = np.nan
     with pytest.raises(NothingToShow, match="Masking was measured on no task that is graded"):
-        findings_checks.masking(study_tables, choice)
+        masking.masking(study_tables, choice)
 
 
 def test_sensitivity_compares_with_the_paper_at_its_thresholds_only(study_tables, choice):
@@ -78,13 +78,13 @@ def test_sensitivity_compares_with_the_paper_at_its_thresholds_only(study_tables
         "measure == 'mui' and setting_a == 'projection/pairs/0.001' and setting_b == 'projection/pairs/0.01'"
     ).iloc[0]  # fmt: skip
     value = f"is {row['pearson']:.4f} [{row['pearson_clustered_low']:.4f}, {row['pearson_clustered_high']:.4f}]"
-    finding = findings_checks.sensitivity(study_tables, choice)
+    finding = sensitivity.sensitivity(study_tables, choice)
     assert value in text(finding)
     assert "The paper" not in text(finding)  # it has no threshold of 1 %
     assert finding.verdict == "described"
     for name in ("setting_a", "setting_b"):
         table[name] = table[name].str.replace("0.01", "0.002")
-    finding = findings_checks.sensitivity(study_tables, choice)
+    finding = sensitivity.sensitivity(study_tables, choice)
     assert f"at the paper's thresholds, the Pearson correlation {value}" in text(finding)
     assert "The paper: 0.9958; undecided here." in text(finding)
     assert "The paper: 0.9947; at least as high here." in text(finding)  # cosine 1 of shares that are equal
@@ -108,7 +108,7 @@ def test_sensitivity_judges_whole_intervals(study_tables, choice, values, said, 
         table[name] = table[name].str.replace("0.01", "0.002")
     for statistic in ("pearson", "spearman", "cosine"):
         set_all(table, statistic, *values)
-    finding = findings_checks.sensitivity(study_tables, choice)
+    finding = sensitivity.sensitivity(study_tables, choice)
     assert said in text(finding)
     assert finding.verdict == verdict
 
@@ -125,7 +125,7 @@ def test_sensitivity_to_selection_rule_and_scoring_has_no_figure_of_the_paper(st
          "spearman_clustered_low": 0.6, "spearman_clustered_high": 0.8}
         for measure in ("mui", "key_expert_proportion") for a, b in pairs
     ]  # fmt: skip
-    finding = findings_checks.sensitivity({"sensitivity": fill("sensitivity", rows)}, choice)
+    finding = sensitivity.sensitivity({"sensitivity": fill("sensitivity", rows)}, choice)
     assert [sentence.split(".")[0] for sentence in finding.sentences] == [
         f"Across {part} (no figure in the paper)" for part in ("selections", "rules", "scoring variants")
     ]
@@ -138,9 +138,9 @@ def test_sensitivity_to_selection_rule_and_scoring_has_no_figure_of_the_paper(st
 def test_sensitivity_of_settings_that_differ_in_more_is_missing(fill, empty_tables, choice):
     row = {"measure": "mui", "setting_a": "glu/pairs/0.001", "setting_b": "projection/pairs/0.01", "spearman": 0.5}
     with pytest.raises(NothingToShow, match="No two settings differ in one part alone"):
-        findings_checks.sensitivity({"sensitivity": fill("sensitivity", [row])}, choice)
+        sensitivity.sensitivity({"sensitivity": fill("sensitivity", [row])}, choice)
     with pytest.raises(NothingToShow, match="The table sensitivity is empty"):
-        findings_checks.sensitivity(empty_tables, choice)
+        sensitivity.sensitivity(empty_tables, choice)
 
 
 def test_settings_with_too_little_in_common_give_the_tables_reason(fill, choice):
@@ -148,7 +148,7 @@ def test_settings_with_too_little_in_common_give_the_tables_reason(fill, choice)
     row |= {"note": "2 cells in common, a correlation or cosine needs 3"}
     reason = r"alone can be compared: 2 cells in common, a correlation or cosine needs 3\.$"
     with pytest.raises(NothingToShow, match=reason):
-        findings_checks.sensitivity({"sensitivity": fill("sensitivity", [row])}, choice)
+        sensitivity.sensitivity({"sensitivity": fill("sensitivity", [row])}, choice)
 
 
 def test_top_score_stands_beside_the_setting_shown_whatever_its_threshold(fill, choice):
@@ -165,7 +165,7 @@ def test_top_score_stands_beside_the_setting_shown_whatever_its_threshold(fill, 
     ]
     rows = [statistics | {"measure": measure, "setting_a": a, "setting_b": b, "spearman": value}
             for measure, a, b, value in pairs]  # fmt: skip
-    (sentence,) = findings_checks.sensitivity({"sensitivity": fill("sensitivity", rows)}, choice).sentences
+    (sentence,) = sensitivity.sensitivity({"sensitivity": fill("sensitivity", rows)}, choice).sentences
     assert sentence == (
         "Across rules (no figure in the paper). top_score, whose threshold is a share of the highest score, beside the "
         "setting shown. MUI: the lowest Spearman correlation of 2 pairs is 0.6100 (no interval), between "
@@ -181,7 +181,7 @@ def test_threshold_gives_separation_and_the_reason(fill, empty_tables, choice):
     other = row | {"threshold": 0.01, "separation_low": -0.01, "chosen": False, "note": "not chosen: behind 0.001"}
     rows = [row | {"note": "chosen: the best separation"}, other, row | {"control": "frequency", "note": "chosen"}]
     rows += [row | {"model": "tiny-olmoe", "note": "chosen"}]
-    said = text(findings_checks.threshold({"threshold_selection": fill("threshold_selection", rows)}, choice))
+    said = text(threshold.threshold({"threshold_selection": fill("threshold_selection", rows)}, choice))
     assert "projection/pairs/0.001: for each 0.1 % of the neurons masked" in said
     assert "rises by 0.0123 [0.0100, 0.0145] nats a token more than with random ones of the same experts; by" in said
     assert "significantly more in 5 of 6. Chosen: the best separation." in said
@@ -191,4 +191,4 @@ def test_threshold_gives_separation_and_the_reason(fill, empty_tables, choice):
     assert "Not chosen: behind 0.001." in said
     assert "Beside controls of the same activation frequency, projection/pairs/0.001 would be chosen." in said
     with pytest.raises(NothingToShow, match="Masking was not measured at two thresholds"):
-        findings_checks.threshold(empty_tables, choice)
+        threshold.threshold(empty_tables, choice)

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from moemui.report import findings_experts, findings_shared
-from moemui.report.finding import Finding
+from moemui.report.findings import enrichment, key_experts, structure
+from moemui.report.findings.finding import Finding
 from moemui.report.views import NothingToShow
 
 MODELS = {"tiny-olmoe": 0, "tiny-deepseek": 1}  # model → shared experts a layer
@@ -51,7 +51,7 @@ def test_key_experts_give_means_and_extremes(study_tables, choice):
         [[0.1, 0.05, 0.15], [0.2, 0.15, 0.25], [0.3, 0.25, 0.35]]
     )
     table.loc[last, "n_undecided"] = [1, 0, 3]
-    finding = findings_experts.key_experts(study_tables, choice)
+    finding = key_experts.key_experts(study_tables, choice)
     said = text(finding)
     # the mean of three half-widths of 0.05: √3·0.05/3 = 0.0289
     assert "tiny-olmoe at step-00800: 20.0 % [17.1, 22.9] of its 12 experts are key, mean over 3 tasks, from" in said
@@ -67,7 +67,7 @@ def test_key_experts_at_other_limits(study_tables, choice, fill):
     lower = table.assign(expert_threshold=0.3, proportion=0.5, proportion_low=0.5, proportion_high=0.5)
     rows = [row for frame in (table, other, lower) for row in frame.to_dict("records")]
     study_tables["key_experts"] = fill("key_experts", rows)
-    said = text(findings_experts.key_experts(study_tables, choice))
+    said = text(key_experts.key_experts(study_tables, choice))
     # √3·0.01/3 = 0.0058; an interval of no width is no certainty
     assert (
         "the mean share of key experts would be 50.0 % (the same in every resample) with a limit of 0.3 and 4.0 % "
@@ -79,11 +79,11 @@ def test_key_experts_at_other_limits(study_tables, choice, fill):
 def test_key_experts_without_the_chosen_limit_are_missing(study_tables, choice):
     study_tables["key_experts"]["expert_threshold"] = 0.9
     with pytest.raises(NothingToShow, match=r"no rows at η_expert = 0\.6"):
-        findings_experts.key_experts(study_tables, choice)
+        key_experts.key_experts(study_tables, choice)
 
 
 def test_structure_says_what_tasks_share_what_follows_a_domain_and_what_goes_together(structured, choice):
-    said = text(findings_experts.structure(structured, choice))
+    said = text(structure.structure(structured, choice))
     assert (
         "tiny-olmoe: two tasks share from 20.0 % [10.0, 30.0] (addition, brackets) to 60.0 % [50.0, 70.0] (brackets, "
         "facts) of the experts that are key on either (Jaccard); more than chance gives among experts of a kind in 1 "
@@ -101,7 +101,7 @@ def test_structure_that_is_not_significant(structured, choice):
     structured["expert_overlap"]["q_within_kind"] = 0.5
     structured["specialization_summary"]["n_specialised"] = 0
     structured["coactivation_summary"][["n_together_within", "n_apart_within"]] = 0
-    said = text(findings_experts.structure(structured, choice))
+    said = text(structure.structure(structured, choice))
     assert "in 0 of 3 pairs of tasks" in said
     assert "0 of 10 routed experts follow the domain" in said
     assert "0 are active together within tasks, 0 apart, 36 undecided" in said
@@ -111,20 +111,20 @@ def test_structure_that_is_missing(structured, empty_tables, choice):
     structured["expert_overlap"]["jaccard"] = np.nan
     structured["specialization_summary"][["n_testable", "n_domains"]] = [0, 2]
     structured["coactivation_summary"]["n_testable_within"] = 0
-    said = text(findings_experts.structure(structured, choice))
+    said = text(structure.structure(structured, choice))
     assert "no two tasks have key experts to compare" in said
     assert "no expert is active in some samples and not in all" in said
     structured["specialization_summary"]["n_domains"] = 1
-    one_domain = text(findings_experts.structure(structured, choice))
+    one_domain = text(structure.structure(structured, choice))
     assert "no expert is active in some" not in one_domain
     assert "all samples are of one domain, so there is no test of whether experts follow one." in one_domain
     assert "no pair of experts can be tested" in said
     with pytest.raises(NothingToShow, match="expert_overlap, specialization_summary, coactivation_summary have no"):
-        findings_experts.structure(empty_tables, choice)
+        structure.structure(empty_tables, choice)
 
 
 def test_enrichment_that_the_untrained_model_has_too_is_undecided(study_tables, choice):
-    finding = findings_shared.enrichment(study_tables, choice)
+    finding = enrichment.enrichment(study_tables, choice)
     assert "tiny-olmoe has no shared experts, so there is no test." in finding.sentences
     assert "3 of 3 shared experts and 1 of 12 routed ones are key on every task: significant" in text(finding)
     assert "the log odds changed by 0.00 [−4.83, 4.83]: whether training changed the enrichment is undecided" in text(
@@ -135,7 +135,7 @@ def test_enrichment_that_the_untrained_model_has_too_is_undecided(study_tables, 
 
 def test_enrichment_not_significant_is_said(study_tables, choice):
     study_tables["enrichment"]["q_greater"] = 0.2
-    said = text(findings_shared.enrichment(study_tables, choice))
+    said = text(enrichment.enrichment(study_tables, choice))
     assert "not significant (Fisher p =" in said
     assert "0.200 after correction" in said
 
@@ -152,7 +152,7 @@ def test_enrichment_changed_by_training_is_said(study_tables, choice, change, ou
     table = study_tables["enrichment"]
     columns = ["log_odds_change", "log_odds_change_low", "log_odds_change_high"]
     table.loc[table["order"] == 3, columns] = change
-    finding = findings_shared.enrichment(study_tables, choice)
+    finding = enrichment.enrichment(study_tables, choice)
     assert outcome in text(finding)
     assert finding.verdict == verdict
 
@@ -161,7 +161,7 @@ def test_shared_experts_that_are_rarer_disagree_with_the_paper(study_tables, cho
     table = study_tables["enrichment"]
     table["q_greater"] = 1.0
     table[["odds_ratio_corrected", "odds_ratio_corrected_low", "odds_ratio_corrected_high"]] = [0.2, 0.1, 0.5]
-    finding = findings_shared.enrichment(study_tables, choice)
+    finding = enrichment.enrichment(study_tables, choice)
     assert "odds ratio 0.2 [0.1, 0.5]" in text(finding)
     assert finding.verdict == "disagrees"
 
@@ -169,9 +169,9 @@ def test_shared_experts_that_are_rarer_disagree_with_the_paper(study_tables, cho
 def test_enrichment_is_set_beside_untrained_only_where_there_is_one(study_tables, choice):
     table = study_tables["enrichment"]
     study_tables["enrichment"] = table[~table["is_baseline"]]
-    assert "There is no untrained checkpoint to compare with" in text(findings_shared.enrichment(study_tables, choice))
+    assert "There is no untrained checkpoint to compare with" in text(enrichment.enrichment(study_tables, choice))
     study_tables["enrichment"] = table[table["order"] == 0]
-    assert "This checkpoint is itself untrained." in text(findings_shared.enrichment(study_tables, choice))
+    assert "This checkpoint is itself untrained." in text(enrichment.enrichment(study_tables, choice))
 
 
 @pytest.mark.parametrize(
@@ -206,11 +206,11 @@ def test_enrichment_beside_exposure(study_tables, fill, choice, fit, said):
     row = at_last("tiny-deepseek", choice.experts) | {"task_set": "all", "expert_threshold": 0.6}
     row |= {"likelihood_ratio_p": 0.008, "separation": "none", "separation_by_tokens": "none"}
     study_tables["exposure"] = fill("exposure", [row | fit, row | fit | {"task_set": "facts"}])
-    assert text(findings_shared.enrichment(study_tables, choice)).count(said) == 1
+    assert text(enrichment.enrichment(study_tables, choice)).count(said) == 1
 
 
 def test_enrichment_that_cannot_be_adjusted_says_why(study_tables, choice):
-    said = text(findings_shared.enrichment(study_tables, choice))
+    said = text(enrichment.enrichment(study_tables, choice))
     assert "not adjusted for the tokens that each expert sees (all experts of a kind saw equally many tokens" in said
 
 
@@ -218,13 +218,13 @@ def test_enrichment_under_other_scoring(study_tables, fill, choice):
     table = study_tables["enrichment"]
     other = table.assign(variant="no_gate", p_greater=0.3, q_greater=0.4)
     study_tables["enrichment"] = fill("enrichment", [*table.to_dict("records"), *other.to_dict("records")])
-    said = text(findings_shared.enrichment(study_tables, choice))
+    said = text(enrichment.enrichment(study_tables, choice))
     assert said.count("variant no_gate") == 1
     assert "3 shared and 1 routed experts are key on every task, not significant (p = 0.300, 0.400 after" in said
     other[["odds_ratio_corrected", "odds_ratio_corrected_low", "odds_ratio_corrected_high"]] = np.nan
     other["note"] = "no key expert"
     study_tables["enrichment"] = fill("enrichment", [*table.to_dict("records"), *other.to_dict("records")])
-    said = text(findings_shared.enrichment(study_tables, choice))
+    said = text(enrichment.enrichment(study_tables, choice))
     assert "variant no_gate: undecided, since there is nothing to test (no key expert)." in said
 
 
@@ -235,16 +235,16 @@ def test_the_most_frequent_experts_are_counted(study_tables, fill, choice, q, ou
     study_tables["top_composition"] = fill("top_composition", rows)
     assert (
         f"3 of the 10 most frequent experts are shared, by chance 2.0 would be: {outcome} (p = 0.005, {q:.3f} after"
-    ) in text(findings_shared.enrichment(study_tables, choice))
+    ) in text(enrichment.enrichment(study_tables, choice))
 
 
 def test_enrichment_with_nothing_to_test_is_undecided(study_tables, choice):
     table = study_tables["enrichment"]
     table[["odds_ratio_corrected", "odds_ratio_corrected_low", "odds_ratio_corrected_high"]] = np.nan
     table["note"] = "every expert key"
-    finding = findings_shared.enrichment(study_tables, choice)
+    finding = enrichment.enrichment(study_tables, choice)
     assert "undecided, since there is nothing to test (every expert key)." in text(finding)
     assert finding.verdict == "undecided"
     study_tables["enrichment"] = table[table["task_set"] != "all"]
     with pytest.raises(NothingToShow, match="No enrichment test was run over all tasks"):
-        findings_shared.enrichment(study_tables, choice)
+        enrichment.enrichment(study_tables, choice)

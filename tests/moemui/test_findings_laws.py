@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moemui.report import findings_laws
-from moemui.report.finding import Finding
+from moemui.report.findings import diversity, flags, laws, published
+from moemui.report.findings.finding import Finding
 from moemui.report.views import NothingToShow
 
 FINER, COARSER, UNSHOWN = "neuron level resolves finer", "neuron level resolves coarser", "no difference shown"
@@ -37,7 +37,7 @@ def effects(fill, choice, proportion, active, untrained=(0.6, 0.55, 0.65)):
 
 
 def test_diversity_gives_correlation_resolution_and_what_is_coarser(fill, choice):
-    finding = findings_laws.diversity(effects(fill, choice, FINER, FINER), choice)
+    finding = diversity.diversity(effects(fill, choice, FINER, FINER), choice)
     said = text(finding)
     assert "tiny-olmoe at step-1: over 1 to 5 domains at 22 samples a set" in said
     assert "Spearman correlation of 0.70 [0.60, 0.80] with the number of domains" in said
@@ -51,7 +51,7 @@ def test_diversity_gives_correlation_resolution_and_what_is_coarser(fill, choice
 
 
 def test_diversity_that_active_experts_follow_as_well_is_undecided(fill, choice):
-    finding = findings_laws.diversity(effects(fill, choice, FINER, UNSHOWN), choice)
+    finding = diversity.diversity(effects(fill, choice, FINER, UNSHOWN), choice)
     assert (
         "is not shown to resolve worse (difference 5.0 points [−1.0, 11.0]). So the gap to key experts may come"
         in text(finding)
@@ -61,16 +61,16 @@ def test_diversity_that_active_experts_follow_as_well_is_undecided(fill, choice)
 
 @pytest.mark.parametrize(("proportion", "verdict"), [(UNSHOWN, "undecided"), (COARSER, "disagrees"), ("", "described")])
 def test_diversity_against_key_experts(fill, choice, proportion, verdict):
-    finding = findings_laws.diversity(effects(fill, choice, proportion, UNSHOWN), choice)
+    finding = diversity.diversity(effects(fill, choice, proportion, UNSHOWN), choice)
     assert "finer than the share" not in text(finding)
     assert finding.verdict == verdict
     assert ("The paper claims" in text(finding)) == (verdict != "described")
 
 
 def test_diversity_that_the_untrained_model_resolves_is_said(fill, choice):
-    said = text(findings_laws.diversity(effects(fill, choice, FINER, FINER), choice))
+    said = text(diversity.diversity(effects(fill, choice, FINER, FINER), choice))
     assert "untrained: MUI tells them apart in 60.0 % [55.0, 65.0] of pairs, so at least a part" in said
-    said = text(findings_laws.diversity(effects(fill, choice, FINER, FINER, (0.52, 0.49, 0.55)), choice))
+    said = text(diversity.diversity(effects(fill, choice, FINER, FINER, (0.52, 0.49, 0.55)), choice))
     assert "untrained" not in said
 
 
@@ -80,7 +80,7 @@ def test_diversity_of_a_constant_mui_gives_the_reason_and_no_number(fill, choice
     constant = table["measure"] == "mui"
     table.loc[constant, ["spearman", "spearman_low", "spearman_high"]] = np.nan
     table.loc[constant, "note"] = "the same in all draws: no correlation"
-    finding = findings_laws.diversity(tables, choice)
+    finding = diversity.diversity(tables, choice)
     said = text(finding)
     assert "MUI has no correlation with the number of domains (the same in all draws: no correlation)." in said
     assert "resolution of MUI is" not in said
@@ -90,14 +90,14 @@ def test_diversity_of_a_constant_mui_gives_the_reason_and_no_number(fill, choice
 
 def test_diversity_that_is_missing(fill, empty_tables, choice):
     with pytest.raises(NothingToShow, match="number of domains was not measured"):
-        findings_laws.diversity(empty_tables, choice)
+        diversity.diversity(empty_tables, choice)
     tables = effects(fill, choice, FINER, FINER)
     unknown = tables["diversity_effect"].assign(resolution=np.nan, note="a single domain (x), so nothing varies")
     with pytest.raises(NothingToShow, match=r"could not be varied: a single domain \(x\), so nothing varies\.$"):
-        findings_laws.diversity({"diversity_effect": unknown}, choice)
+        diversity.diversity({"diversity_effect": unknown}, choice)
     tables["diversity_effect"].loc[:, "setting"] = choice.experts.label
     with pytest.raises(NothingToShow, match=r"Diversity was not measured at projection/pairs/0\.01"):
-        findings_laws.diversity(tables, choice)
+        diversity.diversity(tables, choice)
 
 
 def law(**changes):
@@ -109,7 +109,7 @@ def law(**changes):
 def test_laws_give_explained_variance_and_the_slope(fill, study_tables, choice):
     rows = [law(), law(form="logarithmic", better=True), law(scope="models", model="", slope=1.0, slope_p=0.4)]
     study_tables["utility_law"] = fill("utility_law", rows)
-    said = text(findings_laws.laws(study_tables, choice))
+    said = text(laws.laws(study_tables, choice))
     assert (
         "Over the trained checkpoints of tiny-olmoe (5 points), a straight line of accuracy on MUI explains 75.0 % "
         "[10.0, 90.0] of the variance; its slope is negative and significant (p = 0.030, as if checkpoints were "
@@ -120,7 +120,7 @@ def test_laws_give_explained_variance_and_the_slope(fill, study_tables, choice):
 
 
 def test_laws_over_too_few_points_are_one_sentence(study_tables, choice):
-    sentences = [s for s in findings_laws.laws(study_tables, choice).sentences if s.startswith("No law is fitted")]
+    sentences = [s for s in laws.laws(study_tables, choice).sentences if s.startswith("No law is fitted")]
     assert sentences == [
         "No law is fitted over this study's models: needs 4 models, found 2; over the trained checkpoints of "
         "tiny-olmoe and the trained checkpoints of tiny-deepseek: needs 4 checkpoints, found 3."
@@ -129,21 +129,21 @@ def test_laws_over_too_few_points_are_one_sentence(study_tables, choice):
 
 def test_decay_gives_its_exponent_and_what_fits(study_tables, choice):
     row = study_tables["decay"].query("model == 'tiny-olmoe' and order == 3 and task == 'all'").iloc[0]
-    said = text(findings_laws.laws(study_tables, choice))
+    said = text(laws.laws(study_tables, choice))
     exponent = f"{row['alpha']:.2f} [{row['alpha_low']:.2f}, {row['alpha_high']:.2f}]"
     assert (
         "tiny-olmoe at step-00800: from 2 samples on, the number of samples in which a neuron is key falls with an "
         f"exponent of {exponent} over {row['n_tail']} neurons. A power law is not rejected (p = 0.500)."
     ) in said
     study_tables["decay"]["p_fit"] = 0.01
-    assert "A power law is rejected (p = 0.010)." in text(findings_laws.laws(study_tables, choice))
+    assert "A power law is rejected (p = 0.010)." in text(laws.laws(study_tables, choice))
     study_tables["decay"]["alpha"], study_tables["decay"]["note"] = np.nan, "too few neurons"
-    assert "tiny-olmoe: no decay is fitted (too few neurons)." in text(findings_laws.laws(study_tables, choice))
+    assert "tiny-olmoe: no decay is fitted (too few neurons)." in text(laws.laws(study_tables, choice))
 
 
 def test_laws_without_tables_are_missing(empty_tables, choice):
     with pytest.raises(NothingToShow, match="utility_law and decay have no fit to show"):
-        findings_laws.laws(empty_tables, choice)
+        laws.laws(empty_tables, choice)
 
 
 def flag(name, outcome, model="tiny-olmoe"):
@@ -151,9 +151,9 @@ def flag(name, outcome, model="tiny-olmoe"):
 
 
 def test_flags_say_every_outcome_once(fill, empty_tables, choice):
-    names = list(findings_laws.FLAGS)
+    names = list(flags.FLAGS)
     rows = [flag(*pair) for pair in zip(names, ("raised", "undecided", "not raised", "not measured"), strict=True)]
-    finding = findings_laws.flags({"diagnostics": fill("diagnostics", rows)}, choice)
+    finding = flags.flags({"diagnostics": fill("diagnostics", rows)}, choice)
     assert finding.sentences == (
         "Raised on tiny-olmoe: MUI above 30 % without decline (1.7 % [1.6, 1.8]).",
         "Undecided on tiny-olmoe: fewer than 5 % of the experts key (1.7 % [1.6, 1.8]).",
@@ -161,17 +161,17 @@ def test_flags_say_every_outcome_once(fill, empty_tables, choice):
         "Not measured: masking key neurons costs less than 2 % (tiny-olmoe).",
     )
     calm = fill("diagnostics", [flag(names[0], "not raised"), flag(names[0], "not raised", "tiny-deepseek")])
-    assert findings_laws.flags({"diagnostics": calm}, choice).sentences == (
+    assert flags.flags({"diagnostics": calm}, choice).sentences == (
         "No flag is raised.",
         "Not raised: MUI above 30 % without decline (tiny-olmoe, tiny-deepseek).",
     )
     with pytest.raises(NothingToShow, match="No model was measured"):
-        findings_laws.flags(empty_tables, choice)
+        flags.flags(empty_tables, choice)
 
 
 def test_flags_of_many_models_are_left_to_the_table(fill, choice):
     rows = [flag("few_key_experts", "raised", f"m{i}") for i in range(12)]
-    sentences = findings_laws.flags({"diagnostics": fill("diagnostics", rows)}, choice).sentences
+    sentences = flags.flags({"diagnostics": fill("diagnostics", rows)}, choice).sentences
     assert len(sentences) == 9
     assert sentences[-1].startswith("See diagnostics for the same of m8: fewer than 5 %")
 
@@ -180,7 +180,7 @@ def test_published_gives_the_difference_and_the_correlation(fill, empty_tables, 
     row = {"figure": "key_expert_proportion", "task": "mean", "metric": "key_expert", "n_common": 3}
     row |= {"mean_difference": -0.05, "spearman": 0.5, "spearman_p": 0.4}
     rows = [row, row | {"model": "OLMoE", "n_common": 1, "spearman": np.nan, "spearman_p": np.nan}]
-    finding = findings_laws.published({"published_agreement": fill("published_agreement", rows)}, choice)
+    finding = published.published({"published_agreement": fill("published_agreement", rows)}, choice)
     assert finding.sentences == (
         "key expert proportion, key expert, mean: 3 values in common; own less published is −5.0 points on average (no "
         "interval), rank correlation 0.50 (p = 0.400).",
@@ -189,4 +189,4 @@ def test_published_gives_the_difference_and_the_correlation(fill, empty_tables, 
     )
     assert finding.caveat
     with pytest.raises(NothingToShow, match="No model of this study has the name"):
-        findings_laws.published(empty_tables, choice)
+        published.published(empty_tables, choice)

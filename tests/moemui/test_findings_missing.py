@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,8 +10,10 @@ import pandas as pd
 import pytest
 
 from moemui.report import page
-from moemui.report.finding import Finding
 from moemui.report.findings import TOPICS, findings
+from moemui.report.findings.finding import Finding
+from moemui.report.glance import glance
+from moemui.report.headline import headline
 from moemui.report.limits import limits
 from moemui.report.views import NothingToShow
 from moemui.tables.catalog import TABLES
@@ -113,10 +116,10 @@ def printed(tables, choice, topics):
             found.append(topic(tables, choice))
         except NothingToShow as reason:
             found.append(Finding("", (str(reason),), ""))
-    for row in page._glance(tables, choice):
-        yield from row.values()
-    for row in page._published(tables["published"]):
-        yield from row.values()
+    for row in glance(tables, choice):
+        for cell in dataclasses.asdict(row).values():
+            yield from [cell] if isinstance(cell, str) else cell
+    yield from headline(tables, choice)
     yield from limits(tables, choice)
     for finding in found:
         yield from (*finding.sentences, finding.caveat)

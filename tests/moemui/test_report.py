@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -10,10 +11,12 @@ import pandas as pd
 import pytest
 
 from moemui.laws import published
-from moemui.report.figure_style import save
-from moemui.report.figures import FIGURES, draw_all
+from moemui.report.figure_block import embedded, image
+from moemui.report.figures import FIGURES, collect
+from moemui.report.figures.paper_style import save
 from moemui.report.findings import findings
-from moemui.report.page import NEEDED, inline_svg, unbroken, write_report
+from moemui.report.headline import headline
+from moemui.report.page import NEEDED, unbroken, write_report
 
 PROVENANCE = {
     "commit": "0123abc",
@@ -26,6 +29,9 @@ PROVENANCE = {
 MADE = {
     "stage": "gather",
     "record": "records/tables/performance.json",
+    "run": "20261122T1",
+    "inputs": "3 files",
+    "digest": "abcdefabcdef0123",
     "code": "c0de",
     "commit": "0123abc",
     "dirty": True,
@@ -53,7 +59,7 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if tag not in VOID:
             self.open.append(tag)
-        if tag in ("th", "td", "dt", "dd"):
+        if tag in ("th", "td", "dt", "dd", "br"):
             self.words.append(" ")
         if re.fullmatch(r"h[1-6]", tag):
             self.headings.append(int(tag[1]))
@@ -74,7 +80,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in ("style", "script"):
             self.words.append(data)
 
     @property
@@ -87,6 +93,7 @@ def write(path, tables, choice, **changes) -> Page:
         "study": {"name": "demo", "description": "Made up.", "settings": {"analysis": {"threshold": 0.001}}},
         "tables": tables,
         "figures": {},
+        "drawings": {},
         "left_out": {},
         "choice": choice,
         "provenance": PROVENANCE,
@@ -99,32 +106,52 @@ def write(path, tables, choice, **changes) -> Page:
 
 
 @pytest.fixture(scope="module")
-def svgs(untouched_tables, choice, tmp_path_factory) -> dict[str, str]:
-    """All figures as text."""
+def drawn(untouched_tables, choice, tmp_path_factory) -> dict:
+    """All figures that the made-up study has, and their drawings as text."""
     folder = tmp_path_factory.mktemp("figures")
-    drawn, _ = draw_all(untouched_tables, choice)
-    for name, figure in drawn.items():
-        save(figure, folder / f"{name}.svg")
-    return {name: (folder / f"{name}.svg").read_text() for name in drawn}
+    shown, _ = collect(untouched_tables, choice)
+    for name, data in shown.items():
+        save(FIGURES[name].paper(data, choice), folder / f"{name}.svg")
+    return {"figures": shown, "drawings": {name: (folder / f"{name}.svg").read_text() for name in shown}}
 
 
-def test_the_full_report_stands_alone(study_tables, choice, svgs, tmp_path):
-    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
-    assert page.tags.count("svg") == page.tags.count("figure") == len(svgs) == len(FIGURES) == 12
+def test_the_full_report_stands_alone(study_tables, choice, drawn, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, **drawn)
+    assert page.tags.count("figure") == page.tags.count("img") == len(drawn["figures"]) > 12
     assert len(page.ids) == len(set(page.ids))
     inside = [reference[1:] for reference in page.references if reference.startswith("#")]
     assert set(inside) <= set(page.ids)
-    outside = {reference for reference in page.references if not reference.startswith("#")}
+    outside = {reference for reference in page.references if not reference.startswith(("#", "data:image/svg+xml,"))}
     assert outside == {"tables/performance.parquet", "tables/performance.csv", "records/tables/performance.json"}
     text = (tmp_path / "report.html").read_text()
-    assert set(re.findall(r"url\(([^)]*)\)", text)) <= {f"#{name}" for name in page.ids}
-    assert "<script" not in text
-    assert len(text) < 2_000_000
-    assert "Scatter plot with MUI on the horizontal and accuracy on the vertical axis" in " ".join(page.labels)
+    assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=[\"']?(https?:|//)", text)
+    for scheme in ("@import", "url(http", "url(//"):
+        assert scheme not in text
+    assert len(text) < 10_000_000
 
 
-def test_headings_go_down_without_gaps(study_tables, choice, svgs, tmp_path):
-    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
+def test_every_chart_has_its_data_its_definition_and_its_twin(study_tables, choice, drawn, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, **drawn)
+    text = (tmp_path / "report.html").read_text()
+    payloads = re.findall(r'<script type="application/json" class="payload">(.*?)</script>', text, re.DOTALL)
+    assert len(payloads) == len(drawn["figures"])
+    for payload, (name, data) in zip(map(json.loads, payloads), drawn["figures"].items(), strict=True):
+        assert set(payload["data"]) == set(data)
+        for part, rows in data.items():
+            held = payload["data"][part]
+            assert held["columns"] == list(rows.columns)
+            assert len(held["rows"]) == len(rows)
+            for column in rows.select_dtypes("float64"):
+                place = held["columns"].index(column)
+                own = np.array([np.nan if row[place] is None else row[place] for row in held["rows"]], dtype=float)
+                np.testing.assert_allclose(own, rows[column].to_numpy(), rtol=1e-5)
+        assert FIGURES[name].definition in page.text
+        assert FIGURES[name].alt in page.text
+    assert page.tags.count("math") == sum(bool(FIGURES[name].formula) for name in drawn["figures"])
+
+
+def test_headings_go_down_without_gaps(study_tables, choice, drawn, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, **drawn)
     assert page.headings[0] == 1
     assert page.headings.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:], strict=False))
@@ -144,7 +171,9 @@ def test_every_finding_and_provenance_is_on_the_page(study_tables, choice, tmp_p
         assert said in page.text
     assert "analysis.threshold 0.001" in page.text
     assert "What these models do and do not show" in page.text
-    assert "tiny-olmoe step-00800 3 80.0 % [76.5, 82.8]" in page.text
+    assert "tiny-olmoe step-00800, tasks: 3" in page.text
+    assert "80.0 % [76.5, 82.8]" in page.text
+    assert all(sentence in page.text for sentence in headline(study_tables, choice))
 
 
 def test_a_threshold_that_masking_chose_is_printed_with_its_number(study_tables, choice, tmp_path):
@@ -163,18 +192,20 @@ def test_the_first_table_has_mui_without_grades_and_every_number_of_tasks(study_
     table.loc[(table["model"] == "tiny-olmoe") & (table["task"] != "addition"), columns] = np.nan
     table.loc[table["model"] == "tiny-deepseek", columns] = np.nan
     page = write(tmp_path / "report.html", study_tables, choice)
-    assert "tiny-olmoe step-00800 accuracy 1, MUI 3, key experts 3 75.0 % [68.6, 80.5] 27.5 % [27.1, 27.9]" in page.text
-    assert "tiny-deepseek step-00800 accuracy 0, MUI 3, key experts 3 – 27.3 % [" in page.text
+    assert "tiny-olmoe step-00800, tasks: accuracy 1, MUI 3, key experts 3 " in page.text
+    assert " 75.0 % [68.6, 80.5] 27.5 % [27.1, 27.9] " in page.text
+    assert "tiny-deepseek step-00800, tasks: accuracy 0, MUI 3, key experts 3 " in page.text
+    assert " – 27.3 % [" in page.text
 
 
-def test_captions_say_which_intervals_they_show(study_tables, choice, svgs, tmp_path):
-    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs)
-    assert "with 95 % intervals (over samples, for the controls over samples and seeds)" in page.text
+def test_captions_say_which_intervals_they_show(study_tables, choice, drawn, tmp_path):
+    page = write(tmp_path / "report.html", study_tables, choice, **drawn)
+    assert "95 % intervals (over samples, for the controls over samples and seeds)" in page.text
     assert "jackknife over samples, which holds up to half of a task's samples" in page.text
 
 
 def test_an_empty_study_says_why_nothing_is_shown(empty_tables, choice, tmp_path):
-    _, left_out = draw_all(empty_tables, choice)
+    _, left_out = collect(empty_tables, choice)
     page = write(tmp_path / "report.html", empty_tables, choice, left_out=left_out)
     assert "There is no figure." in page.text
     assert "Saturation of MUI: The table saturation is empty." in page.text
@@ -188,20 +219,23 @@ def test_long_tables_are_cut_and_say_so(study_tables, choice, tmp_path):
     assert "All rows: tables/performance.parquet, tables/performance.csv." in page.text
 
 
-def test_tables_and_figures_say_how_they_were_made_and_how_to_check_it(study_tables, choice, svgs, tmp_path):
-    drawn = {
+def test_tables_and_figures_say_how_they_were_made_and_how_to_check_it(study_tables, choice, drawn, tmp_path):
+    made = {
         "stage": "report",
         "record": "records/report.json",
         "code": "d4a3",
         "path": "results/demo/figures/layers.svg",
     }
-    page = write(tmp_path / "report.html", study_tables, choice, figures=svgs, drawn={"layers": drawn})
+    page = write(tmp_path / "report.html", study_tables, choice, **drawn, drawn={"layers": made})
     assert page.text.count("How it was made") == 2  # where nothing is known, nothing is said
     assert (
-        "By the stage gather (run record), code c0de, commit 0123abc with uncommitted changes. "
-        "Trace and check it: make audit FILE=results/demo/tables/performance.parquet"
+        "By the stage gather (run record of run 20261122T1) from 3 files, by code c0de, commit 0123abc with "
+        "uncommitted changes. Its SHA-256 begins with abcdefabcdef. Trace and check it: "
+        "make audit FILE=results/demo/tables/performance.parquet"
     ) in page.text
-    assert "(run record), code d4a3. Trace and check it: make audit FILE=results/demo/figures/layers.svg" in page.text
+    assert (
+        "(run record), by code d4a3. Trace and check it: make audit FILE=results/demo/figures/layers.svg" in page.text
+    )
     assert {"records/tables/performance.json", "records/report.json"} <= set(page.references)
 
 
@@ -211,13 +245,23 @@ def test_text_is_escaped(study_tables, choice, tmp_path):
     study = {"name": evil, "description": evil, "settings": {evil: evil}}
     made = {"performance": dict.fromkeys(MADE, evil)}
     write(tmp_path / "report.html", study_tables, choice, study=study, provenance={"commit": evil}, made=made)
-    assert "<script" not in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert evil not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_data_can_not_end_the_element_that_holds_it():
+    held = embedded({"name": "</script><script>alert(1)</script>", "note": "a\u2028b"})
+    assert "<" not in held
+    assert json.loads(held) == {"name": "</script><script>alert(1)</script>", "note": "a\u2028b"}
+    with pytest.raises(ValueError, match="Out of range float"):
+        embedded([float("nan")])
 
 
 def test_mistakes_are_named(study_tables, choice, tmp_path):
     with pytest.raises(ValueError, match=r"unknown figure 'layer'; there are mui_performance, "):
-        write(tmp_path / "report.html", study_tables, choice, figures={"layer": "<svg></svg>"})
-    with pytest.raises(ValueError, match=r"unknown table 'mui'; there are "):
+        write(tmp_path / "report.html", study_tables, choice, figures={"layer": {}})
+    with pytest.raises(ValueError, match=r"unknown table or figure 'mui'; there are "):
         write(tmp_path / "report.html", study_tables, choice, files={"mui": []})
     with pytest.raises(ValueError, match=r"unknown table 'mui'; there are "):
         write(tmp_path / "report.html", study_tables, choice, made={"mui": MADE})
@@ -227,14 +271,15 @@ def test_mistakes_are_named(study_tables, choice, tmp_path):
     assert "phases" in NEEDED
 
 
-def test_inline_svg_renames_ids_and_their_uses():
-    svg = '<?xml version="1.0"?><svg width="9pt"><metadata>x</metadata><path id="p"/><use xlink:href="#p"/></svg>'
-    assert inline_svg(svg, "f", 'a "b"') == (
-        '<svg role="img" aria-label="a &#34;b&#34;" width="9pt"><path id="f-p"/><use xlink:href="#f-p"/></svg>'
-    )
-    assert 'clip-path="url(#f-c)"' in inline_svg('<svg><g clip-path="url(#c)"/></svg>', "f", "")
-    with pytest.raises(ValueError, match="found no <svg> element"):
-        inline_svg("nothing", "f", "")
+def test_an_image_keeps_what_is_drawn_and_loses_what_is_not():
+    svg = """<?xml version="1.0"?><svg width="9pt"><metadata>x</metadata><!-- y --><g id="axes_1">
+  <path id="p" d="M 1.23456 100" transform="scale(0.015625 -0.015625)"/><use xlink:href="#p"/></g></svg>"""
+    address = image(svg, "f")
+    assert address.startswith("data:image/svg+xml,<svg width='9pt'><g><path id='p' d='M 1.23 100'")
+    assert "scale(0.015625 -0.015625)" in address
+    assert "xlink:href='%23p'" in address
+    with pytest.raises(ValueError, match="figure f: found no <svg> element in 'nothing'; save it by "):
+        image("nothing", "f")
 
 
 def test_intervals_stay_on_one_line():
@@ -252,8 +297,10 @@ def test_published_values_stand_beside_own_of_the_same_name(study_tables, choice
         **{name: study_tables[name] for name in ("utilization", "performance", "key_experts", "expert_frequency")},
         curve_setting=choice.curves, expert_setting=choice.experts, expert_threshold=choice.expert_threshold,
     )  # fmt: skip
+    pairs = FIGURES["published"].data(study_tables, choice)["pairs"]
+    row = pairs[(pairs["model"] == "OLMoE") & (pairs["metric"] == "performance") & (pairs["task"] == "mean")]
+    assert sorted(row["value"]) == pytest.approx([0.174, 0.55])  # own: 100, 110, 120 of 200
     page = write(tmp_path / "report.html", study_tables, choice)
-    assert "OLMoE-1T mean performance 17.4 % 55.0 % [" in page.text  # own: 100, 110, 120 of 200
     assert "value in common; own less published is" in page.text
 
 

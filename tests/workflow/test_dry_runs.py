@@ -31,7 +31,7 @@ def test_every_stage_is_a_target_of_its_own_name(project):
     stages = [
         "checkpoints", "responses", "contributions", "key_neurons", "utilization", "experts", "enrichment",
         "sensitivity", "masking", "threshold_selection", "comparisons", "dynamics", "diversity", "laws",
-        "diagnostics", "report", "tracking",
+        "diagnostics", "exports", "report", "tracking",
     ]  # fmt: skip
     run = snakemake(project, *stages, "-n", "--configfile", "config/smoke.yaml")
     assert run.returncode == 0, run.stdout[-2000:]

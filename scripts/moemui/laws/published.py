@@ -81,18 +81,17 @@ def rows(
 
 def _beside(own: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Records of `published` but for the ranks, with `group`, the model whose parts are ranked, or '', and common_m."""
+    # once: a study of the published size has millions of experts' frequencies
+    tasks, named = own["task"].str.casefold(), own["model"] + "-" + own["checkpoint"]
     for row in load().to_dict("records"):
         metric, _, expert = row["metric"].partition(":")
         value = row["value"] / (100 if metric.endswith(PERCENT) else 1)
         metric = metric.removesuffix(PERCENT)
         same = own[
-            (own["task"].str.casefold() == row["task"].casefold())
+            (tasks == row["task"].casefold())
             & (own["metric"] == metric)
             & (own["expert"] == expert)
-            & (
-                (own["is_last"] & (own["model"] == row["model"]))
-                | (own["model"] + "-" + own["checkpoint"] == row["model"])
-            )
+            & ((own["is_last"] & (own["model"] == row["model"])) | (named == row["model"]))
         ]
         for cell in same.to_dict("records"):
             inside = row["figure"] == "trajectory" or expert

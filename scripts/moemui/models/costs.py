@@ -190,6 +190,8 @@ ANALYSES = {
     "dynamics": Reading(".h5", 0.5, 0.155),
     "laws": Reading(".h5", 2.9, 0.26),
     "diagnostics": Reading(".parquet", 1.3, 0.4),
+    "key_neuron_exports": Reading(".h5", 1.0, 0.5),
+    "expert_set_exports": Reading(".parquet", 1.0, 1.0),
     "gather": Reading(".parquet", 0.3, 2.6),
     "report": Reading(".parquet", 7.0, 1.5),
     "tracking": Reading(".json", 3.0, 5.0),

@@ -13,23 +13,26 @@ from typing import Any
 
 import jinja2
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from moemui.checks.threshold_selection import AUTO
-from moemui.report import views
+from moemui.report import libraries
+from moemui.report.figure_block import block, embedded
 from moemui.report.figures import FIGURES
+from moemui.report.figures.figure import Data
+from moemui.report.figures.page_style import CONFIG
 from moemui.report.findings import findings
+from moemui.report.glance import glance, grounds
+from moemui.report.headline import headline
 from moemui.report.limits import limits
-from moemui.report.views import MEAN, Choice, NothingToShow
-from moemui.report.wording import estimate, percent
+from moemui.report.views import Choice
 from moemui.tables.catalog import TABLES
 from moemui.tables.table import Column
 
 TEMPLATES = Path(__file__).with_name("templates")
 ROWS = 30  # rows of a table on the page
-NARROW = 300.0  # points; a figure up to this width fits a phone as it is
 # The findings read tables that no figure shows.
-NEEDED = {table for spec, _ in FIGURES.values() for table in spec.tables} | {
+NEEDED = {table for figure in FIGURES.values() for table in figure.tables} | {
     "change_points", "coactivation_summary", "comparisons", "diagnostics", "diversity_effect", "expert_overlap",
     "exposure", "phase_divergence", "published", "published_agreement", "specialization_summary", "top_composition",
     "threshold_selection",
@@ -48,7 +51,8 @@ def write_report(
     *,
     study: Mapping[str, Any],
     tables: Mapping[str, pd.DataFrame],
-    figures: Mapping[str, str],
+    figures: Mapping[str, Data],
+    drawings: Mapping[str, str],
     left_out: Mapping[str, str],
     choice: Choice,
     provenance: Mapping[str, Any],
@@ -59,37 +63,51 @@ def write_report(
     """Write the report of a study to `path`.
 
     study: name, description, settings (any depth of plain values).
-    tables: by name, empty ones included. figures: figure name → its SVG as written by `figure_style.save`.
-    left_out: figure name → sentence that says why it is missing. choice: the settings shown.
+    tables: by name, empty ones included. figures: what each shows, by name, as `figures.collect` gives it; drawings:
+    the SVG of each as written by `paper_style.save`. left_out: figure name → sentence that says why it is missing.
+    choice: the settings shown.
     provenance: commit, dirty, packages (name → version), stage_seconds (stage → seconds), conservation_error_max,
-    identity_error_max; what is absent or None is printed as not recorded.
-    files: table name → the files that hold it, relative to the report's folder.
+    conservation_tolerance, identity_error_max; what is absent or None is printed as not recorded.
+    files: name of a table or figure → the files that hold it, relative to the report's folder.
     made: table name → how it was made: stage, record (file relative to the report's folder), code, path (as the audit
-    takes it), commit and dirty where they are known. drawn: the same by figure name. Either may lack names.
+    takes it), and where they are known run, inputs (in words), digest, commit and dirty. drawn: the same by figure
+    name. Either may lack names.
     Raises ValueError for an unknown figure or table, or one missing that figures and findings are made of.
     """
-    named = (("figure", [*figures, *left_out, *drawn], FIGURES), ("table", [*tables, *files, *made], TABLES))
+    named = (
+        ("figure", [*figures, *drawings, *left_out, *drawn], FIGURES),
+        ("table", [*tables, *made], TABLES),
+        ("table or figure", files, {**TABLES, **FIGURES}),
+    )
     for what, given, known in named:
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"unknown {what} {unknown[0]!r}; there are {', '.join(known)}")
     if missing := sorted(NEEDED - set(tables)):
         raise ValueError(f"the report needs the tables {', '.join(sorted(NEEDED))}; missing: {', '.join(missing)}")
+    script, style = libraries.tables()
     page = _template().render(
         study=study,
         settings=_flat(_with_chosen(study.get("settings", {}), choice)),
-        glance=_glance(tables, choice),
+        headline=headline(tables, choice),
+        glance=glance(tables, choice),
+        grounds=grounds(choice, provenance),
         findings=findings(tables, choice),
         verdicts=VERDICTS,
-        figures=[_figure(name, svg, choice) | {"made": drawn.get(name)} for name, svg in figures.items()],
-        left_out=[(FIGURES[name][0].title, reason) for name, reason in left_out.items()],
+        figures=[
+            block(name, data, drawings[name], choice, made=drawn.get(name), files=files.get(name, ()))
+            for name, data in figures.items()
+        ],
+        left_out=[(FIGURES[name].title, reason) for name, reason in left_out.items()],
         limits=limits(tables, choice),
-        published=_published(tables["published"]),
         tables=[
             _preview(name, tables[name], files.get(name, ())) | {"made": made.get(name)}
             for name in TABLES
             if name in tables
         ],
         provenance=provenance,
+        chart_config=embedded(CONFIG),
+        scripts={"charts": Markup(libraries.charts()), "tables": Markup(script)},
+        styles={"tables": Markup(style)},
     )
     Path(path).write_text(page, encoding="utf-8")
 
@@ -112,76 +130,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters["unbroken"] = unbroken
     return environment.get_template("report.html.j2")
-
-
-def inline_svg(svg: str, name: str, alt: str) -> Markup:
-    """The SVG element as part of a page: without XML prolog, ids made unique by the figure's name, named by `alt`.
-
-    Raises ValueError where there is no svg element.
-    """
-    start = svg.find("<svg")
-    if start < 0:
-        raise ValueError(f"figure {name}: found no <svg> element in {svg[:40]!r}")
-    body = re.sub(r"<metadata>.*?</metadata>", "", svg[start:], flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'((?:xlink:)?href="|url\()#', rf"\1#{name}-", body)
-    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1))
-
-
-def _figure(name: str, svg: str, choice: Choice) -> dict[str, Any]:
-    spec = FIGURES[name][0]
-    width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)pt"', svg)
-    return {
-        "name": name,
-        "title": spec.title,
-        "caption": spec.caption_for(choice),
-        "svg": inline_svg(svg, name, spec.alt),
-        "narrow": width is not None and float(width[1]) <= NARROW,
-        "tables": spec.tables,
-    }
-
-
-def _glance(tables: Mapping[str, pd.DataFrame], choice: Choice) -> list[dict[str, str]]:
-    """One row a model for the first screen: its last checkpoint's means over tasks; a dash where there is none.
-
-    tasks: over how many the means are, each on its own where they differ.
-    """
-    try:
-        cells = views.last(views.trajectory(tables, choice))
-    except NothingToShow:
-        return []
-    try:
-        proportions = views.last(views.key_experts(tables["key_experts"], choice))
-    except NothingToShow:
-        proportions = tables["key_experts"].head(0)
-    rows = []
-    for model, own in cells.groupby("model", sort=False):
-        mean, key = own[own["task"] == MEAN], proportions[proportions["model"] == model]
-        row = {"model": str(model), "checkpoint": str(own["checkpoint"].iloc[0])}
-        tasks = {"accuracy": 0, "MUI": 0}
-        for name, measure in zip(tasks, views.MEASURED, strict=True):
-            tasks[name] = int(mean[f"n_{measure}"].iloc[0]) if len(mean) else 0
-            row[measure] = percent(estimate(mean.iloc[0], measure)) if tasks[name] else "–"
-        row["key_experts"] = percent(views.mean_column(key, "proportion")) if len(key) else "–"
-        tasks |= {"key experts": len(key)} if len(key) else {}
-        alike = len(set(tasks.values())) == 1
-        row["tasks"] = str(tasks["MUI"]) if alike else ", ".join(f"{name} {n}" for name, n in tasks.items())
-        rows.append(row)
-    return rows
-
-
-def _published(table: pd.DataFrame) -> list[dict[str, str]]:
-    return [
-        {
-            "model": " ".join(filter(None, [str(row["published_model"]), str(row["expert"])])),
-            "task": str(row["task"]),
-            "metric": str(row["metric"]).replace("_", " "),
-            "published": percent(float(row["published"])),
-            "own": percent(estimate(row, "own")),
-            "ranks": f"{row['published_rank']} and {row['own_rank']}",
-        }
-        for _, row in table.iterrows()
-    ]
 
 
 def _preview(name: str, frame: pd.DataFrame, files: Sequence[str]) -> dict[str, Any]:

@@ -115,9 +115,10 @@ def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice, both: bool = 
     MUI has its interval over samples (jackknife). Up to half of a cell's samples it was found to hold what it says,
     between halves of real tasks; nearer to all of them it is too narrow, see `mui.utilization.common_samples`.
 
-    Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_accuracy, n_mui.
-    The mean of each is taken over the tasks that have it at every checkpoint of the model, so that its steps compare
-    the same tasks; n_accuracy and n_mui count these tasks (on a task's own row 1 where it is one of them, else 0). A
+    Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_samples (of a
+    mean: of its tasks together), n_accuracy, n_mui. The mean of each is taken over the tasks that have it at every
+    checkpoint of the model, so that its steps compare the same tasks; n_accuracy and n_mui count these tasks (on a
+    task's own row 1 where it is one of them, else 0). A
     mean over none is missing, and a model without either has no mean. both: cells that lack one of the two count as
     lacking both, so that both means are over the same tasks. Raises NothingToShow where the tables have no rows.
     """
@@ -133,7 +134,9 @@ def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice, both: bool = 
         raise NothingToShow("The table performance is empty.")
     cell = ["model", "checkpoint", "task"]
     accuracy = tables["performance"][[*cell, "accuracy", "accuracy_low", "accuracy_high"]]
-    own = mui[[*cell, "order", "tokens", "mui", "mui_low", "mui_high", "common_m"]].merge(accuracy, on=cell, how="left")
+    own = mui[[*cell, "order", "tokens", "mui", "mui_low", "mui_high", "common_m", "n_samples"]].merge(
+        accuracy, on=cell, how="left"
+    )
     if both:
         estimates = [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high")]
         own.loc[own[list(MEASURED)].isna().any(axis=1), estimates] = np.nan
@@ -156,6 +159,7 @@ def _means(own: pd.DataFrame) -> pd.DataFrame:
     for (model, checkpoint), cells in counted.groupby(["model", "checkpoint"], sort=False):
         row = {"model": model, "checkpoint": checkpoint, "task": MEAN}
         row |= {name: cells[name].iloc[0] for name in ("order", "tokens", "common_m")}
+        row["n_samples"] = cells["n_samples"].sum()
         for name in MEASURED:
             of = cells[cells[f"n_{name}"] > 0]
             mean = mean_column(of, name) if len(of) else Estimate(np.nan, np.nan, np.nan)

@@ -67,6 +67,11 @@ def probability(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("-", "−")
 
 
+def power(number: float) -> str:
+    """A small positive number by its power of ten: 3.7e−07; 0 as it is."""
+    return f"{number:.1e}".replace("-", "−") if number else "0"
+
+
 def sign(number: Estimate) -> int:
     """1 or −1 where the interval lies above or below 0, 0 where it contains it (ends included) or is missing."""
     return int(number.low > 0) - int(number.high < 0)

@@ -7,6 +7,7 @@ from moemui.tables.table import Column, Table
 
 COMPARISONS = Table(
     "comparisons",
+    "MUI of one cell (model, checkpoint, task) against another's, at one number of samples; stage comparisons.",
     (
         text("kind", "tasks (of one last checkpoint), checkpoints (last against earlier) or models (last checkpoints)"),
         *SETTING,

@@ -15,6 +15,7 @@ PER_SET = count("n_samples", "samples in every drawn set, n; 0 where none can be
 
 DIVERSITY = Table(
     "diversity",
+    "One measure over sample sets drawn from a given number of domains; stage diversity.",
     (
         MODEL,
         CHECKPOINT,
@@ -35,6 +36,7 @@ DIVERSITY = Table(
 
 DIVERSITY_EFFECT = Table(
     "diversity_effect",
+    "How one measure answers to the number of domains, and how finely it tells them apart; stage diversity.",
     (
         MODEL,
         CHECKPOINT,

@@ -14,6 +14,7 @@ STEP = (
 
 PHASES = Table(
     "phases",
+    "One step between two checkpoints on one task or the mean: how accuracy and MUI change, the phase; stage dynamics.",
     (
         MODEL,
         text("task", "the task's name, or `mean` over the tasks"),
@@ -65,6 +66,7 @@ def _tasks(name: str, meaning: str) -> Column:
 
 PHASE_DIVERGENCE = Table(
     "phase_divergence",
+    "One step between two checkpoints: which tasks are in another phase than their mean; stage dynamics.",
     (
         MODEL,
         *SETTING,
@@ -91,6 +93,7 @@ _ORDER = "position in training order"
 
 CHANGE_POINTS = Table(
     "change_points",
+    "One trajectory of MUI or accuracy: where its slope changes and where it peaks; stage dynamics.",
     (
         MODEL,
         text("task", "the task's name, or `mean` over the tasks"),

@@ -31,6 +31,7 @@ TASK_SET_KEY = ("model", "checkpoint", "task_set", *SETTING_KEY, "expert_thresho
 
 ENRICHMENT = Table(
     "enrichment",
+    "One test of whether shared experts are key more often than routed ones, on a set of tasks; stage enrichment.",
     (
         MODEL,
         CHECKPOINT,
@@ -71,6 +72,7 @@ ENRICHMENT = Table(
 
 EXPOSURE = Table(
     "exposure",
+    "The same question, adjusted for how many tokens each expert saw (logistic regression); stage enrichment.",
     (
         MODEL,
         CHECKPOINT,
@@ -125,6 +127,7 @@ def _of_kind(name: str, meaning: str) -> tuple[Column, Column]:
 
 TOP_COMPOSITION = Table(
     "top_composition",
+    "The ten most frequent experts on one task: how many are shared, against chance; stage enrichment.",
     (
         MODEL,
         CHECKPOINT,

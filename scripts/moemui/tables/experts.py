@@ -32,6 +32,7 @@ def _probability(name: str, meaning: str) -> Column:
 
 EXPERT_FREQUENCY = Table(
     "expert_frequency",
+    "One expert on one task: how often it is active and how much of it is key; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -59,6 +60,7 @@ EXPERT_FREQUENCY = Table(
 
 KEY_EXPERTS = Table(
     "key_experts",
+    "One cell (model, checkpoint, task) under one expert threshold: how many experts are key; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -82,6 +84,7 @@ KEY_EXPERTS = Table(
 
 EXPERT_OVERLAP = Table(
     "expert_overlap",
+    "Two tasks of one checkpoint: how many key experts they have in common, against chance; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -111,6 +114,7 @@ EXPERT_OVERLAP = Table(
 
 EXPERTS_SHARED = Table(
     "experts_shared",
+    "How many experts of a kind are key on exactly k tasks of one checkpoint; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -130,6 +134,7 @@ EXPERTS_SHARED = Table(
 
 SPECIALIZATION = Table(
     "specialization",
+    "One expert of one checkpoint: what its being active says about a sample's domain; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -164,6 +169,7 @@ SPECIALIZATION = Table(
 
 SPECIALIZATION_SUMMARY = Table(
     "specialization_summary",
+    "The experts of one kind of one checkpoint: how many are specialised in a domain; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -188,6 +194,7 @@ SPECIALIZATION_SUMMARY = Table(
 
 COACTIVATION = Table(
     "coactivation",
+    "Two experts of one checkpoint: are they active in the same samples, overall and within tasks; stage experts.",
     (
         MODEL,
         CHECKPOINT,
@@ -226,6 +233,7 @@ COACTIVATION = Table(
 
 COACTIVATION_SUMMARY = Table(
     "coactivation_summary",
+    "The pairs of experts of one checkpoint: how many go together or apart, against chance; stage experts.",
     (
         MODEL,
         CHECKPOINT,

@@ -31,6 +31,7 @@ _DECAY_TASK = text("task", "the task's name, or `all` for the samples of all tas
 
 UTILITY_LAW = Table(
     "utility_law",
+    "One law fitted to performance against MUI, over models or checkpoints; stage laws.",
     (
         _SCOPE,
         _LAW_MODEL,
@@ -56,6 +57,7 @@ UTILITY_LAW = Table(
 
 UTILITY_CURVE = Table(
     "utility_curve",
+    "One point of the curve of a row of utility_law; stage laws.",
     (
         _SCOPE,
         _LAW_MODEL,
@@ -74,6 +76,7 @@ UTILITY_CURVE = Table(
 
 DECAY = Table(
     "decay",
+    "How neurons' incidence falls with their rank on one task: a power law and its rivals; stage laws.",
     (
         MODEL,
         CHECKPOINT,
@@ -110,6 +113,7 @@ DECAY = Table(
 
 DECAY_CURVE = Table(
     "decay_curve",
+    "One point of the curve of incidence against rank of a row of decay; stage laws.",
     (
         MODEL,
         CHECKPOINT,
@@ -129,6 +133,7 @@ DECAY_CURVE = Table(
 
 DIAGNOSTICS = Table(
     "diagnostics",
+    "One flag of one checkpoint: the figure it looks at, its limit and whether it is raised; stage diagnostics.",
     (
         MODEL,
         CHECKPOINT,

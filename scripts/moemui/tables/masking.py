@@ -20,6 +20,7 @@ from moemui.tables.table import Column, Table
 
 MASKING = Table(
     "masking",
+    "One cell (model, checkpoint, task) with nothing, its key or random neurons set to 0; stage masking.",
     (
         MODEL,
         CHECKPOINT,
@@ -50,6 +51,7 @@ MASKING = Table(
 
 MASKING_EFFECT = Table(
     "masking_effect",
+    "What masking the key neurons of one cell costs beside masking as many others; stage masking.",
     (
         MODEL,
         CHECKPOINT,

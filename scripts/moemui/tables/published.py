@@ -11,6 +11,7 @@ _METRIC = text("metric", "performance, mui, key_expert (KeyExpertProportion), fr
 
 PUBLISHED = Table(
     "published",
+    "One published figure beside the study's own value; stage laws.",
     (
         _FIGURE,
         text("published_model", "the model's name as published; of a trajectory, with its checkpoint"),
@@ -33,6 +34,7 @@ PUBLISHED = Table(
 
 PUBLISHED_AGREEMENT = Table(
     "published_agreement",
+    "How alike published and own values of one metric are, over models, checkpoints or experts; stage laws.",
     (
         _FIGURE,
         text("model", "the model whose experts or checkpoints are ranked; empty where models are"),

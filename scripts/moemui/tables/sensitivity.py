@@ -30,6 +30,7 @@ STATISTICS = (
 
 SENSITIVITY = Table(
     "sensitivity",
+    "How alike MUI or key-expert proportions come out under two settings, over cells; stage sensitivity.",
     (
         text("measure", "mui (at the common m) or key_expert_proportion"),
         text("setting_a", "formulation/selection/threshold, then rule and variant where they are not topk and main"),
@@ -42,6 +43,7 @@ SENSITIVITY = Table(
 
 EXPERT_THRESHOLD_SENSITIVITY = Table(
     "expert_threshold_sensitivity",
+    "How alike key-expert proportions come out under two expert thresholds, over cells; stage sensitivity.",
     (
         text("setting", "formulation/selection/threshold, then rule and variant where they are not topk and main"),
         Column("expert_threshold_a", "float64", "share", "an η_expert of which key-expert proportions are compared"),

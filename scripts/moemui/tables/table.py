@@ -1,12 +1,13 @@
 """What a table is, what it checks, and the only way to write and read one.
 
 Tables are long (one observation a row). Shares are fractions from 0 to 1, never percent. A table is a Parquet file
-with a CSV twin beside it. A missing value is allowed only in a column declared nullable, and only in a row whose `note`
-says why, unless the column's own meaning says it.
+that explains itself (see `explained`), with a CSV twin beside it. A missing value is allowed only in a column declared
+nullable, and only in a row whose `note` says why, unless the column's own meaning says it.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 SHARE_TOLERANCE = 1e-9  # a sum of floats may leave 0..1 by this much
+STORED = {
+    "string": pa.large_string(), "int64": pa.int64(), "Int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_(),
+    "boolean": pa.bool_(),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's name, its columns in order, and the columns that together name a row (no two rows share them)."""
+    """A table's name, what one row is and which stage writes it, its columns in order, and the columns that together
+    name a row (no two rows share them).
+    """
 
     name: str
+    meaning: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
 
@@ -130,9 +140,35 @@ def write(frame: pd.DataFrame, path: str | Path, table: Table) -> None:
     Raises ValueError as `conform`, before anything is written.
     """
     done = conform(frame, table)
-    target = Path(path)
-    done.to_parquet(target, index=False)
-    done.to_csv(target.with_suffix(".csv"), index=False)
+    write_parts([done], path, table)
+    done.to_csv(Path(path).with_suffix(".csv"), index=False)
+
+
+def write_parts(frames: Iterable[pd.DataFrame], path: str | Path, table: Table) -> int:
+    """Write a table that memory may not hold, part by part, as Parquet alone; the number of its rows.
+
+    No frames give a table without rows. Raises ValueError as `conform`, which sees one part at a time: that no two
+    parts share a key is for the caller to know.
+    """
+    schema, rows = explained(table), 0
+    with parquet.ParquetWriter(path, schema) as file:
+        for frame in frames:
+            done = conform(frame, table)
+            file.write_table(pa.Table.from_pandas(done, schema=schema, preserve_index=False))
+            rows += len(done)
+    return rows
+
+
+def explained(table: Table) -> pa.Schema:
+    """The table's columns as Parquet holds them, with what they mean, so that a file explains itself.
+
+    Metadata of the file: table, meaning, key (JSON list of columns); of each column: unit, meaning.
+    """
+    fields = [
+        pa.field(column.name, STORED[column.dtype], metadata={"unit": column.unit, "meaning": column.meaning})
+        for column in table.columns
+    ]
+    return pa.schema(fields, {"table": table.name, "meaning": table.meaning, "key": json.dumps(table.key)})
 
 
 def read(

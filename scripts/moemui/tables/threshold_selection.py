@@ -7,6 +7,7 @@ from moemui.tables.table import Column, Table
 
 THRESHOLD_SELECTION = Table(
     "threshold_selection",
+    "One threshold: how well masking sets its key neurons apart, how stable ranks are; stage threshold_selection.",
     (
         text("model", "the model's name in the config, or `all models` for all of them together"),
         *SETTING,

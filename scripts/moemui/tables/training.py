@@ -7,6 +7,7 @@ from moemui.tables.table import Table
 
 TRAINING = Table(
     "training",
+    "One optimizer step of a model that the workflow trains itself; stage checkpoints.",
     (
         MODEL,
         count("step", "optimizer step, from 1"),

@@ -22,6 +22,7 @@ from moemui.tables.table import Column, Table
 
 PERFORMANCE = Table(
     "performance",
+    "How well one checkpoint answers one task; stage utilization, from what responses graded.",
     (
         MODEL,
         CHECKPOINT,
@@ -44,6 +45,7 @@ PERFORMANCE = Table(
 
 UTILIZATION = Table(
     "utilization",
+    "One cell (model, checkpoint, task), in all or a part of the model: its MUI with intervals; stage utilization.",
     (
         MODEL,
         CHECKPOINT,
@@ -100,6 +102,7 @@ UTILIZATION = Table(
 
 SATURATION = Table(
     "saturation",
+    "One point of a cell's saturation curve: the MUI to expect of m of its samples; stage utilization.",
     (
         MODEL,
         CHECKPOINT,

@@ -1,0 +1,295 @@
+"""A measured cell (model, checkpoint, task) in a notebook: load it, and ask for the MUI of any of its samples.
+
+    import moemui
+    cell = moemui.load("results/demo/tiny-olmoe/step-1000/sorting")
+    cell.mui(correct=True)
+
+Nothing is measured here: the modules that the workflow asks are asked, with samples and setting by keyword.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from moemui import scored
+from moemui.experts import key_experts
+from moemui.exports.sets import incidences
+from moemui.geometry import Geometry
+from moemui.key_neurons import files
+from moemui.key_neurons.files import KeyNeurons
+from moemui.key_neurons.key_sets import KeySets
+from moemui.key_neurons.settings import Setting
+from moemui.mui import utilization
+from moemui.mui.rarefaction import frequency_counts, mui_at
+from moemui.scores.remote import is_url
+
+KEY_NEURONS = "key_neurons.h5"
+STORE = re.compile(r"contributions(?:-(?P<number>\d+)-of-(?P<count>\d+))?\.zarr")
+USUAL: dict[str, Any] = {
+    "formulation": "projection",
+    "selection": "pairs",
+    "threshold": scored.USUAL_THRESHOLD,
+    "rule": "topk",
+}  # the paper's
+OF_SAMPLES = ("correct", "domain", "min_tokens", "max_tokens")
+GROUPS = ("kind", "layer", "expert")
+
+
+class Mui(NamedTuple):
+    """Expected MUI of m of n samples, 0..1, and its 95 % interval (Colwell et al. 2012; NaN with a single sample).
+
+    setting: as printed, such as projection/pairs/0.001. note: what to know about its key sets; empty otherwise.
+    """
+
+    value: float
+    low: float
+    high: float
+    m: int
+    n_samples: int
+    n_neurons: int
+    setting: str
+    note: str
+
+
+@dataclass(frozen=True, repr=False)
+class Cell:
+    """The key neurons of one task on one checkpoint, sample by sample. Made by `load`.
+
+    Each method takes, all optional:
+    which: sample ids, or a boolean mask over the rows of `samples`. correct, domain, min_tokens, max_tokens: as
+    `moemui.key_neurons.files.Samples.where`. Samples fit all that is given; given nothing, all do.
+    formulation, selection, threshold, rule: what makes a neuron key. What is left out is as `load` was told, else as in
+    the paper (projection, pairs, 0.001, topk) where that is stored, else the only one stored.
+
+    Raises ValueError for samples and settings that are not there, TypeError for other keywords. Frames say in `attrs`
+    which setting, how many samples, and what to know about the key sets (note).
+    """
+
+    key_neurons: KeyNeurons
+    told: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        about = self.key_neurons
+        names = f"{about.model} {about.checkpoint} {about.task}"
+        return f"<Cell {names}: {about.samples.n} samples, {about.geometry.neurons} neurons>"
+
+    @property
+    def geometry(self) -> Geometry:
+        """The model's layers, experts and neurons."""
+        return self.key_neurons.geometry
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings stored. Of a contributions.zarr at one threshold; all up to its largest can be asked for."""
+        return self.key_neurons.settings
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """A row a sample: id, domain, correct (missing where it was not graded), response_tokens."""
+        found = self.key_neurons.samples
+        correct = pd.Series(found.correct == 1, dtype="boolean").mask(found.correct < 0)
+        return pd.DataFrame(
+            {"id": found.id, "domain": found.domain, "correct": correct, "response_tokens": found.response_tokens}
+        )
+
+    def mui(
+        self,
+        which: Sequence[str] | np.ndarray | None = None,
+        *,
+        m: int | None = None,
+        by: str | None = None,
+        **asked: Any,
+    ) -> Mui | pd.DataFrame:
+        """MUI of the samples, or with m the expected MUI of m of them (exact rarefaction).
+
+        by: "kind", "layer" or "expert" gives a frame instead, a row each, over its own neurons: n_neurons, n_key (of
+        all the samples), mui, low, high. Raises ValueError where no sample is left, and unless 1 ≤ m ≤ n.
+        """
+        if by is not None and by not in GROUPS:
+            raise ValueError(f"by is {by!r}; allowed are {', '.join(GROUPS)}")
+        sets, setting, note = self._asked(which, asked)
+        n = _some(sets)
+        drawn, neurons, incidence = n if m is None else m, self.geometry.neurons, sets.incidence(self.geometry.neurons)
+        if by is None:
+            counts = frequency_counts(incidence=incidence, n=n)
+            value, _, low, high = mui_at(counts=counts, m=drawn, n_neurons=neurons)
+            return Mui(value, low, high, drawn, n, neurons, setting.label, note)
+        rows = []
+        for name, own in self._parts(by, incidence):
+            value, _, low, high = mui_at(counts=frequency_counts(incidence=own, n=n), m=drawn, n_neurons=len(own))
+            rows.append((name, len(own), int((own > 0).sum()), value, low, high))
+        found = pd.DataFrame(rows, columns=[by, "n_neurons", "n_key", "mui", "low", "high"])
+        return _about(found, setting=setting.label, n_samples=n, m=drawn, note=note)
+
+    def union(self, which: Sequence[str] | np.ndarray | None = None, **asked: Any) -> pd.DataFrame:
+        """The neurons that are key in at least one of the samples: layer, expert, kind, neuron (index inside the
+        expert), incidence (in how many), n_samples, share.
+        """
+        sets, setting, note = self._asked(which, asked)
+        found = incidences(sets=sets, geometry=self.geometry)
+        return _about(found, setting=setting.label, n_samples=sets.n_samples, note=note)
+
+    def key_experts(
+        self,
+        which: Sequence[str] | np.ndarray | None = None,
+        *,
+        eta: float = key_experts.EXPERT_THRESHOLD,
+        **asked: Any,
+    ) -> pd.DataFrame:
+        """The experts that are active in a share of `eta` of the samples or more, the most frequent first: expert,
+        layer, kind, frequency with its 95 % interval (Wilson) low and high, expert_mui.
+
+        Raises ValueError where no sample is left, and unless 0 < eta ≤ 1.
+        """
+        sets, setting, note = self._asked(which, asked)
+        n, geometry = _some(sets), self.geometry
+        active = key_experts.activity(sets=sets, geometry=geometry)
+        often, used = key_experts.frequency(activity=active), key_experts.expert_mui(sets=sets, geometry=geometry)
+        low, high = key_experts.frequency_interval(activity=active)
+        found = pd.DataFrame(
+            {
+                "expert": geometry.expert_names,
+                "layer": np.array([layer.index for layer in geometry.layers])[geometry.expert_layer],
+                "kind": np.where(geometry.expert_is_shared, "shared", "routed"),
+                "frequency": often,
+                "low": low,
+                "high": high,
+                "expert_mui": used,
+            }
+        )
+        order = np.argsort(key_experts.ranks(frequency=often, expert_mui=used))
+        is_key = key_experts.key_experts(frequency=often, expert_threshold=eta)
+        found = found.iloc[order[is_key[order]]].reset_index(drop=True)
+        return _about(found, setting=setting.label, n_samples=n, eta=eta, note=note)
+
+    def _parts(self, by: str, incidence: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+        """The names of the model's parts, and the incidence of the neurons of each."""
+        geometry, shared = self.geometry, self.geometry.neuron_is_shared
+        if by == "kind":
+            masks = {"routed": ~shared, "shared": shared}
+            return [(name, incidence[mask]) for name, mask in masks.items() if mask.any()]
+        names: Sequence[Any] = geometry.expert_names
+        offsets = geometry.expert_offsets
+        if by == "layer":
+            names, offsets = [layer.index for layer in geometry.layers], geometry.layer_offsets
+        return list(zip(names, np.split(incidence, offsets[1:-1]), strict=True))
+
+    def _asked(
+        self, which: Sequence[str] | np.ndarray | None, asked: Mapping[str, Any]
+    ) -> tuple[KeySets, Setting, str]:
+        """The key sets of the samples asked for, their setting, and what to know about them."""
+        parts, file = _known({**self.told, **asked}, (*OF_SAMPLES, *USUAL)), self.key_neurons
+        setting = _setting(file, {part: parts[part] for part in USUAL if part in parts})
+        mask = file.samples.where(**{key: parts[key] for key in OF_SAMPLES if key in parts}) & self._mask(which)
+        sets = file.sets(*setting)
+        notes = [utilization.incomplete(file, setting), utilization.undefined(file, setting)]
+        return sets.subset(mask), setting, "; ".join(filter(None, notes))
+
+    def _mask(self, which: Sequence[str] | np.ndarray | None) -> np.ndarray:
+        ids = self.key_neurons.samples.id
+        if which is None:
+            return np.ones(len(ids), dtype=bool)
+        if isinstance(which, str):
+            raise ValueError(f"which is the text {which!r}; give a list of sample ids, or a boolean mask")
+        given = np.asarray(which, dtype=None if len(which) else object)
+        if given.dtype == bool or str(getattr(which, "dtype", "")) == "boolean":
+            if len(given) != len(ids) or pd.isna(given).any():
+                raise ValueError(
+                    f"the mask has {len(given)} values, {int(pd.isna(given).sum())} of them missing; give a truth "
+                    f"value for each of the {len(ids)} samples"
+                )
+            return given.astype(bool)
+        if unknown := sorted(set(map(str, given.tolist())) - set(ids)):
+            raise ValueError(
+                f"there is no sample {unknown[0]!r}; ids are those of `samples`, such as {ids[:1].tolist()}"
+            )
+        return np.isin(ids.astype(str), given.astype(str))
+
+
+def load(path: str | Path, **told: Any) -> Cell:
+    """A cell from its folder, results/STUDY/MODEL/CHECKPOINT/TASK, its key_neurons.h5 or its contributions.zarr.
+
+    A folder that lacks key_neurons.h5 is read from its contributions.zarr or all its shards, a store on S3 by its URL,
+    s3://bucket/prefix/contributions.zarr. Domains and correctness of a store's samples stand in responses.jsonl; where
+    it does not lie beside the store, no sample counts as graded. told: formulation, selection, threshold or rule, for
+    all methods that are not told another one.
+
+    Raises FileNotFoundError for a path that holds neither, ValueError for missing shards and for a file that is none of
+    these, TypeError for other keywords, and as `moemui.key_neurons.files.read` and `moemui.scores.store.Contributions`.
+    """
+    told = _known(told, tuple(USUAL))
+    if is_url(path):
+        return Cell(scored.of_stores([path]), told)
+    place = Path(path)
+    if place.is_file():
+        return Cell(_of_file(place), told)
+    if STORE.fullmatch(place.name) and place.is_dir():
+        return Cell(scored.of_stores([place]), told)
+    if (place / KEY_NEURONS).is_file():
+        return Cell(_of_file(place / KEY_NEURONS), told)
+    found = {store: match for store in place.glob("*.zarr") if (match := STORE.fullmatch(store.name))}
+    if not found:
+        raise FileNotFoundError(
+            f"{place} holds no {KEY_NEURONS} and no contributions.zarr; give a folder "
+            "results/STUDY/MODEL/CHECKPOINT/TASK"
+        )
+    stores = sorted(found, key=lambda store: int(found[store]["number"] or 0))
+    counts = {int(match["count"] or 1) for match in found.values()}
+    if counts != {len(stores)}:
+        raise ValueError(
+            f"{place} holds {', '.join(store.name for store in stores)}, which are not all shards of one number; wait "
+            "for the others, or delete what is left of another number"
+        )
+    return Cell(scored.of_stores(stores), told)
+
+
+def _of_file(path: Path) -> KeyNeurons:
+    try:
+        return files.read(path)
+    except OSError as error:
+        raise ValueError(f"{path} is no whole HDF5 file ({error}); give key_neurons.h5 or make it again") from error
+
+
+def _setting(file: KeyNeurons, parts: Mapping[str, Any]) -> Setting:
+    """The one setting of a file that has these parts, with the usual ones where several have."""
+    parts, stored = {"rule": USUAL["rule"], **parts}, file.settings
+    if isinstance(file, scored.Scored):  # every threshold and rule is a read
+        stored = tuple(s._replace(**{k: v for k, v in parts.items() if k in ("threshold", "rule")}) for s in stored)
+    fitting = [setting for setting in stored if all(getattr(setting, part) == parts[part] for part in parts)]
+    if not fitting:
+        asked = ", ".join(f"{part}={value!r}" for part, value in parts.items())
+        values = (sorted({getattr(setting, part) for setting in stored}) for part in USUAL)
+        there = "; ".join(f"{part} {', '.join(map(str, own))}" for part, own in zip(USUAL, values, strict=True))
+        raise ValueError(f"{file.path} has no key neurons for {asked}; it has {there}, not all of them together")
+    for part, usual in USUAL.items():
+        fitting = [setting for setting in fitting if getattr(setting, part) == usual] or fitting
+    if len(fitting) > 1:
+        raise ValueError(
+            f"several settings fit: {', '.join(setting.label for setting in fitting)}; say which by {', '.join(USUAL)}"
+        )
+    return fitting[0]
+
+
+def _known(asked: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    if unknown := sorted(set(asked) - set(allowed)):
+        raise TypeError(f"{unknown[0]!r} is not known here; allowed are {', '.join(allowed)}")
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _some(sets: KeySets) -> int:
+    if sets.n_samples == 0:
+        raise ValueError("no sample is left of those asked for, and one is needed; ask for others")
+    return sets.n_samples
+
+
+def _about(frame: pd.DataFrame, **what: Any) -> pd.DataFrame:
+    frame.attrs.update(what)
+    return frame
