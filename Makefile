@@ -2,13 +2,13 @@
 VENV ?= .venv
 PYTHON ?= python3
 CONFIG ?= config/config.yaml
-STUDY = $(shell sed -n 's/^study: *//p' $(CONFIG))
+STUDY = $(shell sed -n 's/^study:[^A-Za-z0-9_]*\([A-Za-z0-9._-]*\).*/\1/p' $(CONFIG))
 ENV = $(VENV)/.installed
 HOW = --cores all --configfile $(CONFIG) --workflow-profile config/profiles/default
 PORT ?= 5000
 WORKERS ?= 3
 PACKAGES ?= chromium slurmctld slurmd slurm-client munge rsync
-AS ?= html
+REPORT_AS ?= html
 
 .PHONY: help results report exports snakemake-report plan track ui audit doctor move-stores test check-report test-system check lint \
   format lock environments dictionary architectures packages benchmark clean
@@ -45,9 +45,9 @@ ui: $(ENV)  ## the runs in MLflow, on this machine only (PORT=5000)
 	  --backend-store-uri sqlite:///results/mlflow/mlflow.db --artifacts-destination results/mlflow/artifacts \
 	  --host 127.0.0.1 --port $(PORT)
 
-snakemake-report: $(CONFIG) $(ENV)  ## Snakemake's report of a finished study: tables, figures, captions, jobs (AS=zip)
-	$(VENV)/bin/snakemake $(HOW) --report results/$(STUDY)/snakemake.$(AS)
-	@echo "results/$(STUDY)/snakemake.$(AS)"
+snakemake-report: $(CONFIG) $(ENV)  ## Snakemake's report of a finished study: tables, figures, captions, jobs (REPORT_AS=zip)
+	$(VENV)/bin/snakemake $(HOW) --report results/$(STUDY)/snakemake.$(REPORT_AS)
+	@echo "results/$(STUDY)/snakemake.$(REPORT_AS)"
 
 audit: $(ENV)  ## how a file was made, and is all as recorded (FILE=results/demo/report.html)
 	$(VENV)/bin/python scripts/audit.py $(FILE) $(ARGS)

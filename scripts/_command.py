@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -46,13 +47,10 @@ def ends(name: str, interrupted: str = "nothing was changed") -> Callable[[Calla
         @functools.wraps(main)
         def guarded(*args: Any, **kwargs: Any) -> None:
             try:
-                main(*args, **kwargs)
-                sys.stdout.flush()
+                with answering(FINE):
+                    main(*args, **kwargs)
             except Stop as stop:
                 _end(name, str(stop), stop.code)
-            except (BrokenPipeError, SystemExit):  # `| head` has seen enough; rich makes the first into the second
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise typer.Exit(FINE) from None
             except OSError as error:
                 found = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
                 _end(name, found, WRONG)
@@ -64,6 +62,28 @@ def ends(name: str, interrupted: str = "nothing was changed") -> Callable[[Calla
         return guarded
 
     return decorate
+
+
+@contextmanager
+def answering(code: int) -> Iterator[None]:
+    """Print the answer in here where the exit code is known before: `| head`, which leaves early, changes no code."""
+    out = _stdout()
+    try:
+        try:
+            yield
+        except typer.Exit as end:
+            code = end.exit_code
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich makes the first into the second, and both may mean something else
+        if not _reader_left(out):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(code) from None
+    finally:
+        if out is not None:
+            os.close(out)
 
 
 def program(main: Callable[..., None], *, no: str, examples: Sequence[str]) -> typer.Typer:
@@ -132,6 +152,22 @@ class _OneLine(TyperCommand):
         except typer.Abort:
             code = INTERRUPTED
         sys.exit(code or FINE)
+
+
+def _stdout() -> int | None:
+    """A descriptor of its own, since rich closes the one in use; None where stdout is no file, as in tests."""
+    try:
+        return os.dup(sys.stdout.fileno())
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _reader_left(out: int | None) -> bool:
+    if out is None:
+        return False
+    poll = select.poll()
+    poll.register(out, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _end(name: str, sentence: str, code: int) -> NoReturn:

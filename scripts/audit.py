@@ -12,7 +12,7 @@ from rich.console import Console
 from _audit import tree
 from _audit.recorded import Recorded
 from _audit.walk import Trail, book_keeping, trace, trace_all, trace_source, unknown
-from _command import FINE, NO, Stop, ends, program, say, working
+from _command import FINE, NO, Stop, answering, ends, program, say, working
 from _provenance.records import RECORDS
 
 UNLIMITED = 10_000  # columns of a file or pipe
@@ -68,7 +68,7 @@ def trail_of(file: Path, known: list[Recorded]) -> tuple[Recorded, Trail]:
 
 @ends("audit")
 def main(
-    files: Annotated[list[Path] | None, typer.Argument(help="tables, figures, stores, chunks, any result")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="tables, figures, stores, chunks, any result")] = None,
     results: Annotated[Path | None, typer.Option(help="a study's folder, such as results/demo")] = None,
     everything: Annotated[bool, typer.Option("--all", help="every file of a study")] = False,
     full: Annotated[bool, typer.Option("--full", help="every job by itself, not only its stage")] = False,
@@ -87,6 +87,11 @@ def main(
     found: list[tuple[Recorded, Trail]] = []
     if everything == bool(files):
         raise Stop("name the files to audit, or --all for a whole study")
+    for name in files or []:
+        if not name.strip():
+            raise Stop("the name of a file is empty; name the files to audit, or --all for a whole study")
+        if (Path(name) / RECORDS).is_dir():
+            raise Stop(f"{name} is a whole study; give --all --results {name}")
     with working("reading records") as progress:
 
         def reading(path: Path) -> None:
@@ -102,21 +107,23 @@ def main(
             if len(chosen) != 1:
                 raise Stop(f"found {len(chosen)} studies below results/; name one with --results")
             found.append((study(chosen[0]), trace_all(study(chosen[0]))))
-        for file in files or []:
+        for file in map(Path, files or []):
             around = results or study_around(file)
             found.append(trail_of(file, [study(folder) for folder in ([around] if around else studies(None))]))
-    if as_json:
-        told = [tree.as_dict(recorded, trail, packages=packages) for recorded, trail in found]
-        print(json.dumps(told[0] if len(told) == 1 else told, indent=1))
-    else:
-        out = Console(width=None if sys.stdout.isatty() else UNLIMITED, highlight=False)
-        for recorded, trail in found:
-            if everything:
-                out.print(tree.table(recorded, trail, width=out.width))
-            else:
-                out.print(tree.tree(recorded, trail, full=full, packages=packages))
-            tree.tell(out, trail, full=full)
-    raise typer.Exit(NO if any(trail.findings for _, trail in found) else FINE)
+    code = NO if any(trail.findings for _, trail in found) else FINE
+    with answering(code):
+        if as_json:
+            told = [tree.as_dict(recorded, trail, packages=packages) for recorded, trail in found]
+            print(json.dumps(told[0] if len(told) == 1 else told, indent=1))
+        else:
+            out = Console(width=None if sys.stdout.isatty() else UNLIMITED, highlight=False)
+            for recorded, trail in found:
+                if everything:
+                    out.print(tree.table(recorded, trail, width=out.width))
+                else:
+                    out.print(tree.tree(recorded, trail, full=full, packages=packages))
+                tree.tell(out, trail, full=full)
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

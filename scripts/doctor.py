@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from _command import FINE, NO, ends, program, study_of, working
+from _command import FINE, NO, Stop, answering, ends, program, study_of, working
 from _study import Study
 from moemui.models import doctor
 from moemui.models.examination import Workload, render
@@ -32,6 +32,20 @@ def workloads(study: Study) -> list[Workload]:
     return found
 
 
+def refuse_other_json(model: str) -> None:
+    """Raises Stop where the configuration that a name points to on this disk is no JSON object."""
+    named = Path(model).expanduser()
+    file = named / "config.json" if named.is_dir() else named
+    if not file.is_file() or file.suffix != ".json":
+        return
+    try:
+        is_object = isinstance(json.loads(file.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        raise Stop(f"{file} holds no JSON object, as a model's configuration is; name a config.json of transformers")
+
+
 @ends("doctor")
 def main(
     model: Annotated[str, typer.Argument(help="hub id, folder, GGUF file or config.json")],
@@ -53,6 +67,7 @@ def main(
 
     Prints a line a finding; with --json all of them, which scripts/plan.py --doctor takes.
     """
+    refuse_other_json(model)
     planned = {}
     if study is not None:
         chosen = study_of(study)
@@ -72,8 +87,10 @@ def main(
             trust_remote_code=trust_remote_code,
             **planned,
         )
-    print(json.dumps(found.to_dict(), indent=1) if as_json else render(found))
-    raise typer.Exit(FINE if found.supported else NO)
+    code = FINE if found.supported else NO
+    with answering(code):
+        print(json.dumps(found.to_dict(), indent=1) if as_json else render(found))
+    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

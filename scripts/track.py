@@ -8,6 +8,7 @@ import typer
 
 from _command import FINE, NO, Stop, ends, program, say, study_of, working
 from _provenance.invocation import invocations
+from _tracking.address import sqlite_file
 
 CONFIG = Path("config/config.yaml")
 STORE = "sqlite:///results/mlflow/mlflow.db"
@@ -44,6 +45,8 @@ def main(
     if results is not None and config is not None:
         raise Stop("give --results or --config, not both")
     folder, study, store = _of_results(results) if results else _of_config(config or CONFIG)
+    if uri is not None and uri != store and (file := sqlite_file(uri)) and not file.parent.is_dir():
+        raise Stop(f"there is no folder {file.parent} for the database of --uri; make it first, or give another --uri")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from _tracking.runs import bring_in  # seconds, which --help need not take
 

@@ -15,15 +15,16 @@ from browser import LONGEST
 
 WIDTHS = {"laptop": 1440, "phone": 390}
 HEIGHT = 1000
-# Named layers have a mark for each row that they show; Vega names their group after them.
+# A layer that has the name of a data set draws a mark for each of its rows; Vega names their group after it. A named
+# layer that drew nothing counts as 0 marks.
 MARKS = """() => Object.fromEntries([...document.querySelectorAll("figure")].map((figure) => {
-  const found = {};
+  const { views, data } = JSON.parse(figure.querySelector(".payload").textContent);
+  const layers = views.flatMap((view) => (view.layer ?? [view]).map((layer) => layer.name));
+  const found = Object.fromEntries(layers.filter((name) => name in data).map((name) => [name, 0]));
   for (const group of figure.querySelectorAll(".view svg g[class*='_marks']")) {
     const name = [...group.classList].find((one) => one.endsWith("_marks")).slice(0, -6);
-    found[name] = (found[name] || 0) + group.children.length;
+    if (name in found) found[name] += group.children.length;
   }
-  const data = Object.keys(JSON.parse(figure.querySelector(".payload").textContent).data);
-  for (const name of Object.keys(found)) if (!data.includes(name)) delete found[name];
   return [figure.id.replace("figure-", ""), found];
 }))"""
 

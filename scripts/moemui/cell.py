@@ -10,43 +10,44 @@ Nothing is measured here: the modules that the workflow asks are asked, with sam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from moemui import scored
+from moemui.asked import OF_SAMPLES, USUAL, known, mask_of, setting_of, share, whole
 from moemui.experts import key_experts
 from moemui.exports.sets import incidences
 from moemui.geometry import Geometry
 from moemui.key_neurons import files
 from moemui.key_neurons.files import KeyNeurons
 from moemui.key_neurons.key_sets import KeySets
-from moemui.key_neurons.settings import Setting
+from moemui.key_neurons.settings import MAIN, Setting
 from moemui.mui import utilization
+from moemui.mui.differences import paired_mui
 from moemui.mui.rarefaction import frequency_counts, mui_at
 from moemui.scores.remote import is_url
+from moemui.statistics.intervals import CONFIDENCE
 
 KEY_NEURONS = "key_neurons.h5"
 STORE = re.compile(r"contributions(?:-(?P<number>\d+)-of-(?P<count>\d+))?\.zarr")
-USUAL: dict[str, Any] = {
-    "formulation": "projection",
-    "selection": "pairs",
-    "threshold": scored.USUAL_THRESHOLD,
-    "rule": "topk",
-}  # the paper's
-OF_SAMPLES = ("correct", "domain", "min_tokens", "max_tokens")
 GROUPS = ("kind", "layer", "expert")
+GAP = (np.nan, np.nan)
+Which = Iterable[Any] | None
 
 
 class Mui(NamedTuple):
-    """Expected MUI of m of n samples, 0..1, and its 95 % interval (Colwell et al. 2012; NaN with a single sample).
+    """Expected MUI of m of n samples, 0..1, and its 95 % interval over samples: the jackknife's, with Student's t.
 
-    setting: as printed, such as projection/pairs/0.001. note: what to know about its key sets; empty otherwise.
+    The interval is NaN for m above n/2, where the noise can't be told from so few samples, and note says so.
+    setting: as printed, such as projection/pairs/0.001. note: what to know about interval and key sets; may be empty.
     """
 
     value: float
@@ -64,13 +65,13 @@ class Cell:
     """The key neurons of one task on one checkpoint, sample by sample. Made by `load`.
 
     Each method takes, all optional:
-    which: sample ids, or a boolean mask over the rows of `samples`. correct, domain, min_tokens, max_tokens: as
-    `moemui.key_neurons.files.Samples.where`. Samples fit all that is given; given nothing, all do.
+    which: sample ids, or a boolean mask over the rows of `samples`. correct (True or False), domain, min_tokens,
+    max_tokens: as `moemui.key_neurons.files.Samples.where`. Samples fit all that is given; given nothing, all do.
     formulation, selection, threshold, rule: what makes a neuron key. What is left out is as `load` was told, else as in
     the paper (projection, pairs, 0.001, topk) where that is stored, else the only one stored.
 
-    Raises ValueError for samples and settings that are not there, TypeError for other keywords. Frames say in `attrs`
-    which setting, how many samples, and what to know about the key sets (note).
+    Raises ValueError for samples and settings that are not there, TypeError for other keywords and for values of
+    another type. Frames say in `attrs` which setting, how many samples, and what to know about them (note).
     """
 
     key_neurons: KeyNeurons
@@ -79,12 +80,17 @@ class Cell:
     def __repr__(self) -> str:
         about = self.key_neurons
         names = f"{about.model} {about.checkpoint} {about.task}"
+        names += "".join(f", {part}" for part in (about.variant, self._shard) if part not in (MAIN, ""))
         return f"<Cell {names}: {about.samples.n} samples, {about.geometry.neurons} neurons>"
 
     @property
     def geometry(self) -> Geometry:
         """The model's layers, experts and neurons."""
         return self.key_neurons.geometry
+
+    @property
+    def _shard(self) -> str:
+        return self.key_neurons.shard if isinstance(self.key_neurons, scored.Scored) else ""
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -101,35 +107,35 @@ class Cell:
         )
 
     def mui(
-        self,
-        which: Sequence[str] | np.ndarray | None = None,
-        *,
-        m: int | None = None,
-        by: str | None = None,
-        **asked: Any,
+        self, which: Which = None, *, m: int | None = None, by: str | None = None, **asked: Any
     ) -> Mui | pd.DataFrame:
         """MUI of the samples, or with m the expected MUI of m of them (exact rarefaction).
 
         by: "kind", "layer" or "expert" gives a frame instead, a row each, over its own neurons: n_neurons, n_key (of
-        all the samples), mui, low, high. Raises ValueError where no sample is left, and unless 1 ≤ m ≤ n.
+        all the samples), mui, low, high. By layer and by expert there is no interval over samples, so low and high are
+        NaN. Raises ValueError where no sample is left, and unless 1 ≤ m ≤ n.
         """
         if by is not None and by not in GROUPS:
             raise ValueError(f"by is {by!r}; allowed are {', '.join(GROUPS)}")
-        sets, setting, note = self._asked(which, asked)
-        n = _some(sets)
-        drawn, neurons, incidence = n if m is None else m, self.geometry.neurons, sets.incidence(self.geometry.neurons)
+        sets, setting, about = self._asked(which, asked)
+        n, neurons = _some(sets), self.geometry.neurons
+        drawn, incidence = n if m is None else whole("m", m), sets.incidence(neurons)
+        why = _without(n, drawn) if by in (None, "kind") else f"no interval over samples by {by}"
+        note = "; ".join(filter(None, [why, about]))
         if by is None:
-            counts = frequency_counts(incidence=incidence, n=n)
-            value, _, low, high = mui_at(counts=counts, m=drawn, n_neurons=neurons)
+            value, *_ = mui_at(counts=frequency_counts(incidence=incidence, n=n), m=drawn, n_neurons=neurons)
+            low, high = GAP if why else _over_samples(sets, np.ones(neurons, dtype=bool), drawn)
             return Mui(value, low, high, drawn, n, neurons, setting.label, note)
         rows = []
-        for name, own in self._parts(by, incidence):
-            value, _, low, high = mui_at(counts=frequency_counts(incidence=own, n=n), m=drawn, n_neurons=len(own))
+        for name, part in self._parts(by):
+            own = incidence[part]
+            value, *_ = mui_at(counts=frequency_counts(incidence=own, n=n), m=drawn, n_neurons=len(own))
+            low, high = GAP if why else _over_samples(sets, part, drawn)
             rows.append((name, len(own), int((own > 0).sum()), value, low, high))
         found = pd.DataFrame(rows, columns=[by, "n_neurons", "n_key", "mui", "low", "high"])
         return _about(found, setting=setting.label, n_samples=n, m=drawn, note=note)
 
-    def union(self, which: Sequence[str] | np.ndarray | None = None, **asked: Any) -> pd.DataFrame:
+    def union(self, which: Which = None, **asked: Any) -> pd.DataFrame:
         """The neurons that are key in at least one of the samples: layer, expert, kind, neuron (index inside the
         expert), incidence (in how many), n_samples, share.
         """
@@ -139,7 +145,7 @@ class Cell:
 
     def key_experts(
         self,
-        which: Sequence[str] | np.ndarray | None = None,
+        which: Which = None,
         *,
         eta: float = key_experts.EXPERT_THRESHOLD,
         **asked: Any,
@@ -150,7 +156,7 @@ class Cell:
         Raises ValueError where no sample is left, and unless 0 < eta ≤ 1.
         """
         sets, setting, note = self._asked(which, asked)
-        n, geometry = _some(sets), self.geometry
+        n, geometry, eta = _some(sets), self.geometry, share("eta", eta)
         active = key_experts.activity(sets=sets, geometry=geometry)
         often, used = key_experts.frequency(activity=active), key_experts.expert_mui(sets=sets, geometry=geometry)
         low, high = key_experts.frequency_interval(activity=active)
@@ -170,48 +176,30 @@ class Cell:
         found = found.iloc[order[is_key[order]]].reset_index(drop=True)
         return _about(found, setting=setting.label, n_samples=n, eta=eta, note=note)
 
-    def _parts(self, by: str, incidence: np.ndarray) -> list[tuple[Any, np.ndarray]]:
-        """The names of the model's parts, and the incidence of the neurons of each."""
+    def _parts(self, by: str) -> list[tuple[Any, Any]]:
+        """The names of the model's parts, and where the neurons of each stand."""
         geometry, shared = self.geometry, self.geometry.neuron_is_shared
         if by == "kind":
-            masks = {"routed": ~shared, "shared": shared}
-            return [(name, incidence[mask]) for name, mask in masks.items() if mask.any()]
+            return [(name, mask) for name, mask in (("routed", ~shared), ("shared", shared)) if mask.any()]
         names: Sequence[Any] = geometry.expert_names
         offsets = geometry.expert_offsets
         if by == "layer":
             names, offsets = [layer.index for layer in geometry.layers], geometry.layer_offsets
-        return list(zip(names, np.split(incidence, offsets[1:-1]), strict=True))
+        return [(name, slice(*ends)) for name, ends in zip(names, pairwise(offsets), strict=True)]
 
-    def _asked(
-        self, which: Sequence[str] | np.ndarray | None, asked: Mapping[str, Any]
-    ) -> tuple[KeySets, Setting, str]:
+    def _asked(self, which: Which, asked: Mapping[str, Any]) -> tuple[KeySets, Setting, str]:
         """The key sets of the samples asked for, their setting, and what to know about them."""
-        parts, file = _known({**self.told, **asked}, (*OF_SAMPLES, *USUAL)), self.key_neurons
-        setting = _setting(file, {part: parts[part] for part in USUAL if part in parts})
-        mask = file.samples.where(**{key: parts[key] for key in OF_SAMPLES if key in parts}) & self._mask(which)
+        parts, file = known({**self.told, **asked}, (*OF_SAMPLES, *USUAL)), self.key_neurons
+        setting = setting_of(file, {part: parts[part] for part in USUAL if part in parts})
+        mask = file.samples.where(**{key: parts[key] for key in OF_SAMPLES if key in parts})
+        mask &= mask_of(which, file.samples.id)
         sets = file.sets(*setting)
         notes = [utilization.incomplete(file, setting), utilization.undefined(file, setting)]
+        if not mask.all():  # what is counted is not known by sample
+            notes = [f"of all {len(mask)} samples together, {note}" for note in notes if note]
+        if self._shard:
+            notes.insert(0, f"{self._shard} alone, so not all samples of the task")
         return sets.subset(mask), setting, "; ".join(filter(None, notes))
-
-    def _mask(self, which: Sequence[str] | np.ndarray | None) -> np.ndarray:
-        ids = self.key_neurons.samples.id
-        if which is None:
-            return np.ones(len(ids), dtype=bool)
-        if isinstance(which, str):
-            raise ValueError(f"which is the text {which!r}; give a list of sample ids, or a boolean mask")
-        given = np.asarray(which, dtype=None if len(which) else object)
-        if given.dtype == bool or str(getattr(which, "dtype", "")) == "boolean":
-            if len(given) != len(ids) or pd.isna(given).any():
-                raise ValueError(
-                    f"the mask has {len(given)} values, {int(pd.isna(given).sum())} of them missing; give a truth "
-                    f"value for each of the {len(ids)} samples"
-                )
-            return given.astype(bool)
-        if unknown := sorted(set(map(str, given.tolist())) - set(ids)):
-            raise ValueError(
-                f"there is no sample {unknown[0]!r}; ids are those of `samples`, such as {ids[:1].tolist()}"
-            )
-        return np.isin(ids.astype(str), given.astype(str))
 
 
 def load(path: str | Path, **told: Any) -> Cell:
@@ -219,13 +207,13 @@ def load(path: str | Path, **told: Any) -> Cell:
 
     A folder that lacks key_neurons.h5 is read from its contributions.zarr or all its shards, a store on S3 by its URL,
     s3://bucket/prefix/contributions.zarr. Domains and correctness of a store's samples stand in responses.jsonl; where
-    it does not lie beside the store, no sample counts as graded. told: formulation, selection, threshold or rule, for
-    all methods that are not told another one.
+    it lies neither beside the store nor in the folder above, no sample counts as graded. told: formulation, selection,
+    threshold or rule, for all methods that are not told another one.
 
     Raises FileNotFoundError for a path that holds neither, ValueError for missing shards and for a file that is none of
     these, TypeError for other keywords, and as `moemui.key_neurons.files.read` and `moemui.scores.store.Contributions`.
     """
-    told = _known(told, tuple(USUAL))
+    told = known(told, tuple(USUAL))
     if is_url(path):
         return Cell(scored.of_stores([path]), told)
     place = Path(path)
@@ -258,30 +246,23 @@ def _of_file(path: Path) -> KeyNeurons:
         raise ValueError(f"{path} is no whole HDF5 file ({error}); give key_neurons.h5 or make it again") from error
 
 
-def _setting(file: KeyNeurons, parts: Mapping[str, Any]) -> Setting:
-    """The one setting of a file that has these parts, with the usual ones where several have."""
-    parts, stored = {"rule": USUAL["rule"], **parts}, file.settings
-    if isinstance(file, scored.Scored):  # every threshold and rule is a read
-        stored = tuple(s._replace(**{k: v for k, v in parts.items() if k in ("threshold", "rule")}) for s in stored)
-    fitting = [setting for setting in stored if all(getattr(setting, part) == parts[part] for part in parts)]
-    if not fitting:
-        asked = ", ".join(f"{part}={value!r}" for part, value in parts.items())
-        values = (sorted({getattr(setting, part) for setting in stored}) for part in USUAL)
-        there = "; ".join(f"{part} {', '.join(map(str, own))}" for part, own in zip(USUAL, values, strict=True))
-        raise ValueError(f"{file.path} has no key neurons for {asked}; it has {there}, not all of them together")
-    for part, usual in USUAL.items():
-        fitting = [setting for setting in fitting if getattr(setting, part) == usual] or fitting
-    if len(fitting) > 1:
-        raise ValueError(
-            f"several settings fit: {', '.join(setting.label for setting in fitting)}; say which by {', '.join(USUAL)}"
-        )
-    return fitting[0]
+def _without(n: int, m: int) -> str:
+    """Why m of n samples have no interval over samples; empty where they have one."""
+    if n == 1:
+        return "one sample, so no interval over samples"
+    return (
+        "" if n >= 2 * m else f"m = {m} is above half of {n} samples, so no interval over samples; ask for m={n // 2}"
+    )
 
 
-def _known(asked: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
-    if unknown := sorted(set(asked) - set(allowed)):
-        raise TypeError(f"{unknown[0]!r} is not known here; allowed are {', '.join(allowed)}")
-    return {name: value for name, value in asked.items() if value is not None}
+def _over_samples(sets: KeySets, part: np.ndarray, m: int) -> tuple[float, float]:
+    """The interval over samples of MUI(m) of the neurons under a mask (neurons,), as the table `utilization` has it."""
+    inside = part[sets.neurons]
+    own = KeySets(np.concatenate([[0], np.cumsum(inside)])[sets.indptr], sets.neurons[inside])
+    found, scale = paired_mui(cells=[own], n_neurons=[len(part)], m=m), len(part) / int(part.sum())
+    value, error = scale * float(found.estimates[0]), scale * float(np.sqrt(max(0.0, found.covariance[0, 0])))
+    margin = float(stats.t.ppf(0.5 + CONFIDENCE / 2, sets.n_samples - 1)) * error
+    return max(value - margin, 0.0), min(value + margin, 1.0)
 
 
 def _some(sets: KeySets) -> int:

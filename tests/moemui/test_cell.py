@@ -66,19 +66,24 @@ def folder(tmp_path):
 
 def test_mui_by_hand_of_any_samples(folder):
     cell = moemui.load(folder)
-    assert cell.mui()[:1] + cell.mui()[3:] == (4 / 12, 4, 4, 12, "projection/pairs/0.001", "")
+    found = cell.mui()
+    assert found[:1] + found[3:7] == (4 / 12, 4, 4, 12, "projection/pairs/0.001")
     for asked, union, n in (
         ({"correct": True}, {0, 4, 9}, 2),
         ({"correct": False}, set(), 1),
         ({"domain": "code"}, {5}, 2),
         ({"min_tokens": 3, "max_tokens": 4}, {0, 9}, 1),
         ({"which": ["d", "a"]}, {0, 5, 9}, 2),
+        ({"which": {"d", "a"}}, {0, 5, 9}, 2),
+        ({"which": {"d": 1, "a": 2}.keys()}, {0, 5, 9}, 2),
+        ({"which": (name for name in "da")}, {0, 5, 9}, 2),
         ({"which": cell.samples["id"] == "b"}, {0, 4, 9}, 1),
         ({"which": np.array([True, False, False, True]), "domain": "math"}, {0, 9}, 1),
     ):
+        again = asked | ({"which": ["a", "d"]} if hasattr(asked.get("which"), "send") else {})  # it is used up
         found = cell.mui(**asked)
         assert (found.value, found.n_samples) == (len(union) / 12, n), asked
-        flat = cell.union(**asked)
+        flat = cell.union(**again)
         assert flat["expert"].tolist() == [GEOMETRY.expert_names[GEOMETRY.expert_of(u)] for u in sorted(union)]
         assert flat["neuron"].tolist() == [u % 3 for u in sorted(union)]
 
@@ -96,10 +101,11 @@ def test_fewer_samples_and_parts_are_what_the_tables_have(folder):
     cell = moemui.load(folder)
     file = files.read(folder / "key_neurons.h5")
     rows = utilization.rows(key_neurons=file, tokens=0, order=0, common_m={"all": 2, "correct": 1}, settings=[USUAL])
-    columns = ["mui_at_m", "mui_at_m_low", "mui_at_m_high"]
+    columns = ["mui_at_m", "mui_at_m_sample_low", "mui_at_m_sample_high"]
     everything = rows[rows["samples"] == "all"]
     total = everything[everything["scope"] == "total"].iloc[0]
-    assert cell.mui(m=2)[:4] == (*total[columns], 2)
+    assert cell.mui(m=2)[:3] == pytest.approx(total[columns].tolist())
+    assert 0 < cell.mui(m=2).low < cell.mui(m=2).value < cell.mui(m=2).high < 1
     # by hand: one of the 6 pairs of samples, c and d, misses 0 and 9; half of the pairs miss 4, and half miss 5
     assert cell.mui(m=2).value == pytest.approx((2 * 5 / 6 + 2 * 3 / 6) / 12)
     correct = rows[(rows["samples"] == "correct") & (rows["scope"] == "total")].iloc[0]
@@ -109,17 +115,32 @@ def test_fewer_samples_and_parts_are_what_the_tables_have(folder):
     for found, name, scopes in ((kinds, "kind", ["routed", "shared"]), (layers, "layer", ["layer", "layer"])):
         for (_, row), scope in zip(found.iterrows(), scopes, strict=True):
             same = everything[(everything["scope"] == scope) & ((name == "kind") | (everything["layer"] == row[name]))]
-            assert (
-                row[["n_neurons", "n_key", "mui", "low", "high"]].tolist()
-                == same.iloc[0][["n_neurons", "n_key", *columns]].tolist()
-            )
+            expected = same.iloc[0][["n_neurons", "n_key", *columns]].astype(float).tolist()
+            assert row[["n_neurons", "n_key", "mui", "low", "high"]].tolist() == pytest.approx(expected, nan_ok=True)
+    assert kinds[["low", "high"]].notna().all(axis=None)
     experts = cell.mui(m=2, by="expert")
     expected = utilization.expert_mui_at(sets=file.sets(*USUAL), geometry=GEOMETRY, m=2)
     assert experts["expert"].tolist() == ["L0-E0", "L0-E1", "L2-E0", "L2-S1"]
     assert experts["n_key"].tolist() == [1, 2, 0, 1]
-    for name, values in (("mui", expected.estimate), ("low", expected.low), ("high", expected.high)):
-        assert experts[name].tolist() == pytest.approx(values.tolist())
-    assert experts.attrs == {"setting": "projection/pairs/0.001", "n_samples": 4, "m": 2, "note": ""}
+    assert experts["mui"].tolist() == pytest.approx(expected.estimate.tolist())
+    assert experts[["low", "high"]].isna().all(axis=None)
+    about = {"setting": "projection/pairs/0.001", "n_samples": 4, "m": 2}
+    assert experts.attrs == {**about, "note": "no interval over samples by expert"}
+    assert kinds.attrs == {**about, "note": ""}
+
+
+def test_an_interval_over_samples_takes_twice_as_many_samples_as_are_asked_about(folder):
+    cell = moemui.load(folder)
+    note = "m = {} is above half of 4 samples, so no interval over samples; ask for m=2"
+    for m, asked in ((4, {}), (3, {"m": 3}), (4, {"m": np.int64(4)})):
+        found = cell.mui(**asked)
+        assert (found.m, found.note) == (m, note.format(m))
+        assert np.isnan([found.low, found.high]).all()
+        kinds = cell.mui(by="kind", **asked)
+        assert kinds.attrs["note"] == note.format(m)
+        assert kinds[["low", "high"]].isna().all(axis=None)
+    assert cell.mui(m=2).note == cell.mui(m=1).note == ""
+    assert cell.mui(which=["a"]).note == "one sample, so no interval over samples"
 
 
 def test_key_experts_are_the_frequent_ones_the_most_frequent_first(folder):
@@ -136,13 +157,18 @@ def test_key_experts_are_the_frequent_ones_the_most_frequent_first(folder):
 def test_settings_are_chosen_by_keyword_and_what_is_known_of_them_is_said(folder):
     cell = moemui.load(folder, threshold=0.01)
     assert cell.mui().value == 3 / 12
-    assert cell.mui().note == "3 of 8 sample × layer cells reach the end of what is stored, so sets are lower bounds"
-    assert cell.union().attrs["note"] == cell.mui().note
+    cut = "3 of 8 sample × layer cells reach the end of what is stored, so sets are lower bounds"
+    assert cell.mui(m=2).note == cell.union().attrs["note"] == cut
+    assert cell.mui().note.endswith(f"; {cut}")
+    assert cell.union(["a", "b"]).attrs["note"] == f"of all 4 samples together, {cut}"  # which of them is not known
     assert cell.mui(threshold=0.001).value == 4 / 12
     assert moemui.load(folder, formulation="glu").mui().setting == "glu/neurons/0.01"  # the only one of its kind
     assert cell.mui(rule="top_score", threshold=0.5).setting == "projection/pairs/0.5/top_score"
-    with pytest.raises(ValueError, match=r"no key neurons for rule='topk', threshold=0\.5; it has formulation glu"):
+    with pytest.raises(ValueError, match=r"no key neurons for rule='topk', threshold=0\.5; nearest are ") as caught:
         cell.mui(threshold=0.5)
+    near, rest = str(caught.value).split("nearest are ")[1].split("; ")
+    assert set(near.split(", ")) == {"projection/pairs/0.5/top_score", "glu/neurons/0.01", "projection/pairs/0.01"}
+    assert rest == "see `settings` for what is there"
 
 
 def test_what_is_not_the_papers_and_not_the_only_one_has_to_be_said(folder, tmp_path):
@@ -162,7 +188,21 @@ def test_what_is_not_the_papers_and_not_the_only_one_has_to_be_said(folder, tmp_
     ("asked", "error", "text"),
     [
         ({"which": ["a", "z"]}, ValueError, "there is no sample 'z'"),
-        ({"which": "a"}, ValueError, "give a list of sample ids"),
+        ({"which": "a"}, TypeError, "give a list of sample ids"),
+        ({"which": 5}, TypeError, "give a list of sample ids"),
+        ({"which": np.ones((2, 4), dtype=bool)}, ValueError, "a mask with one axis"),
+        ({"m": 2.5}, TypeError, r"m is 2\.5; give a whole number"),
+        ({"m": True}, TypeError, "m is True; give a whole number"),
+        ({"m": "5"}, TypeError, "m is '5'; give a whole number"),
+        ({"m": 0}, ValueError, "m is 0; rarefaction draws 1 to n = 4 samples"),
+        ({"correct": "yes"}, TypeError, "correct is 'yes'; give True or False"),
+        ({"correct": 2}, TypeError, "correct is 2; give True or False"),
+        ({"min_tokens": "a"}, TypeError, "min_tokens is 'a'; give a whole number"),
+        ({"threshold": "x"}, TypeError, "threshold is 'x'; give a number"),
+        ({"threshold": -1}, ValueError, "threshold is -1; give a number above 0"),
+        ({"threshold": float("nan")}, ValueError, "threshold is nan; give a number above 0"),
+        ({"rule": "best"}, ValueError, "rule is 'best'; allowed are topk"),
+        ({"domain": 3}, TypeError, "domain is 3; give its name as text"),
         ({"which": [True]}, ValueError, "for each of the 4 samples"),
         ({"which": []}, ValueError, "no sample is left"),
         ({"domain": "art"}, ValueError, "domains: code, math"),
@@ -175,6 +215,12 @@ def test_what_is_not_there_is_refused_in_a_sentence(folder, asked, error, text):
     with pytest.raises(error, match=text) as caught:
         moemui.load(folder).mui(**asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("eta", "error"), [("a", TypeError), (True, TypeError), (0, ValueError), (1.5, ValueError)])
+def test_a_share_of_samples_is_one(folder, eta, error):
+    with pytest.raises(error, match=rf"^eta is {eta!r}; give a number"):
+        moemui.load(folder).key_experts(eta=eta)
 
 
 def test_a_mask_with_gaps_is_refused(folder):
@@ -243,10 +289,36 @@ def test_a_store_gives_what_its_key_neuron_file_gives(shards, tmp_path):
 
 def test_a_task_that_lacks_a_shard_is_refused(tmp_path):
     first, _ = stores(tmp_path, shards=2)
-    assert moemui.load(first).samples["id"].tolist() == NAMES[:3]  # one that is named is what is meant
+    one = moemui.load(first, threshold=THRESHOLD)
+    assert one.samples["id"].tolist() == NAMES[:3]  # one that is named is what is meant
+    assert "shard 1 of 2" in repr(one)
+    assert one.mui(m=1).note == one.union().attrs["note"] == "shard 1 of 2 alone, so not all samples of the task"
+    whole = moemui.load(tmp_path, threshold=THRESHOLD)
+    assert "shard" not in repr(whole) + whole.mui().note
     shutil.rmtree(first)
     with pytest.raises(ValueError, match=r"holds contributions-2-of-2\.zarr, which are not all shards of one number"):
         moemui.load(tmp_path)
+
+
+def test_a_store_in_the_folder_of_a_variant_is_named_after_it(tmp_path, monkeypatch):
+    main, variant = tmp_path / "own", tmp_path / "own/no_gate"
+    variant.mkdir(parents=True)
+    stores(main)
+    shutil.copytree(main / "contributions.zarr", variant / "contributions.zarr")
+    label = f"glu/pairs/{THRESHOLD}"
+    assert moemui.load(main, threshold=THRESHOLD).mui().setting == label
+    monkeypatch.chdir(variant)
+    for path in (variant, variant / "contributions.zarr", "contributions.zarr", "../no_gate"):
+        cell = moemui.load(path, threshold=THRESHOLD)
+        assert cell.mui().setting == f"{label}/no_gate"
+        assert {setting.variant for setting in cell.settings} == {"no_gate"}
+        assert "no_gate" in repr(cell)
+        assert cell.samples["correct"].notna().any()  # of the responses.jsonl above
+    copy = tmp_path / "copied/t/no_gate/contributions.zarr"  # as on S3, below the folder of the task t
+    shutil.copytree(main / "contributions.zarr", copy)
+    assert moemui.load(copy, threshold=THRESHOLD).mui().setting == f"{label}/no_gate"
+    copy.parent.rename(copy.parents[1].with_name("other"))
+    assert moemui.load(tmp_path / "copied/other", threshold=THRESHOLD).mui().setting == label
 
 
 def test_a_store_whose_responses_are_of_other_samples_is_refused(tmp_path):

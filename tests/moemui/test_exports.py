@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import safetensors
 import torch
+import transformers
 
 import tiny_models
 from moemui.checks.masking import by_layer
@@ -122,10 +123,23 @@ def documented():
     return names["silence_key_neurons"]
 
 
-@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "qwen2_moe", "gpt_oss", "llama"])
+def aria():
+    """As many neurons as hidden units, where transposed weights have the shape of those that are not."""
+    torch.manual_seed(0)
+    config = transformers.AriaTextConfig(
+        **tiny_models.COMMON, intermediate_size=32, moe_num_experts=8, moe_topk=2, moe_num_shared_experts=2
+    )
+    model = transformers.AriaTextForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if "experts" in name:  # as they come they are nearly 0
+            torch.nn.init.normal_(weight, std=0.2)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("family", ["olmoe", "deepseek_v2", "qwen2_moe", "gpt_oss", "aria", "llama"])
 @torch.no_grad()
 def test_the_documented_recipe_silences_what_the_tap_masks(family, tmp_path):
-    model = tiny_models.build(family)
+    model = aria() if family == "aria" else tiny_models.build(family)
     sites = families.sites(model)
     geometry = families.geometry(sites)
     generator = np.random.default_rng(0)
@@ -140,3 +154,9 @@ def test_the_documented_recipe_silences_what_the_tap_masks(family, tmp_path):
     documented()(model, tmp_path / "mask.safetensors")
     torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-6)
     assert (expected - plain).abs().max() > 1e-3
+
+
+def test_the_documented_recipe_refuses_a_mask_of_another_model(tmp_path):
+    mask.write(tmp_path / "mask.safetensors", key_neurons=CELL, setting=SETTING)
+    with pytest.raises(AssertionError, match=r"torch\.Size\(\[8, 32, 24\]\), torch\.Size\(\[2, 3\]\)"):
+        documented()(tiny_models.build("olmoe"), tmp_path / "mask.safetensors")

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure as Drawing
 
 from moemui.key_neurons.settings import Setting
 from moemui.report import views
-from moemui.report.figures import FIGURES, collect, mui_performance, trajectories
+from moemui.report.figures import FIGURES, collect, mui_performance, page_style, trajectories
 from moemui.report.figures.figure import Figure
-from moemui.report.figures.looks import looks
+from moemui.report.figures.looks import COLOURS, looks, task_looks
 from moemui.report.views import MEAN, Choice, NothingToShow
 
 EVERY = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
@@ -86,6 +86,7 @@ def test_every_column_has_a_meaning_and_every_data_set_of_rows_a_layer(choice, f
     assert all(layer == source for layer, source in named.items())
     assert set(named) <= set(data)
     assert next(iter(data)) in named
+    assert set(data) <= set(figure.table_titles)
     for rows in data.values():
         assert all(column.meaning for column in figure.columns(rows))
         assert "note" not in rows or rows["note"].notna().all()
@@ -94,6 +95,49 @@ def test_every_column_has_a_meaning_and_every_data_set_of_rows_a_layer(choice, f
             *(rows[chart.series.column].astype(str) for rows in data.values() if chart.series.column in rows)
         )
         assert values <= set(chart.series.looks)
+
+
+@EVERY
+def test_hovering_shows_no_more_than_is_read_at_a_glance(choice, figure: Figure, shown):
+    if figure.name not in shown:
+        pytest.skip(f"the made-up study has nothing for {figure.name}; its own tests make its tables")
+    for view in figure.page(shown[figure.name], choice).views:
+        for layer in view["layer"]:
+            told = layer["encoding"].get("tooltip", {})
+            assert str(told).count("isValid(") <= page_style.MOST_TOLD
+
+
+def test_views_below_each_other_begin_at_one_place_and_share_their_zoom(shown, choice):
+    *above, strip = trajectories.page(shown["trajectories"], choice).views
+    places = [layer["encoding"]["y"]["axis"] for view in above for layer in view["layer"] if layer.get("name")]
+    steps = next(layer["encoding"]["y"]["axis"] for layer in strip["layer"] if layer.get("name"))
+    assert len(places) == 2
+    assert places[0]["minExtent"] == places[1]["minExtent"] == steps["minExtent"]
+    assert places[0]["titleX"] == places[1]["titleX"]  # a title of its own place, else it moves the view
+    zooms = [one["select"] for view in above for one in view["params"] if one["name"] == "zoom"]
+    assert [zoom["encodings"] for zoom in zooms] == [["y"], ["y"]]  # the strip can't follow along x
+
+
+def test_changes_are_points_with_a_sign():
+    chart = page_style.said(page_style.marks("rows"), ["d_mui"], points=True).mark_point()
+    [step] = chart.to_dict()["transform"]
+    assert "format(100 * datum.d_mui, '+.1f') + ' points'" in step["calculate"]
+    assert "%" not in step["calculate"]
+
+
+def test_fields_that_a_row_leaves_empty_are_not_told():
+    told = page_style.hover(task="Task", note="Note")
+    view = page_style.view(page_style.marks("rows").mark_point().encode(tooltip=told), zoomed=False)
+    encoding = view["layer"][0]["encoding"]
+    told_if = """isValid(datum["note"]) && datum["note"] !== '' ? """
+    assert f"""{told_if}{{"Note": datum["note"]}} : {{}}""" in encoding["tooltip"]["value"]["expr"]
+    assert f"""{told_if}"Note" + ': '""" in encoding["description"]["value"]["expr"]  # what a screen reader says
+
+
+def test_no_task_is_black_like_all_together():
+    found = task_looks([f"task-{number}" for number in range(20)])
+    assert COLOURS[-1] not in {look.colour for look in found.values()}
+    assert len({(look.colour, look.marker, str(look.dash)) for look in found.values()}) == 20
 
 
 def test_a_column_that_nobody_explains_is_named():

@@ -7,6 +7,7 @@ import pytest
 
 from moemui.key_neurons.settings import Setting
 from moemui.report import wording
+from moemui.report.figures import FIGURES
 from moemui.report.findings import TOPICS, findings
 from moemui.report.findings.finding import Finding, reasons, shortened, verdict
 from moemui.report.limits import limits
@@ -57,11 +58,11 @@ def test_a_study_in_which_nothing_is_significant_says_so_everywhere(study_tables
     found = {finding.topic: text(finding) for finding in findings(tables, choice)}
     assert "significantly in 0 of" in found["Differences of MUI"]
     assert "no difference shown" in found["Differences of MUI"]
-    assert "6 Flat" in found["Phases of training"]
+    assert "tasks, 6 Flat." in found["Phases of training"]
     assert "in 0 of its" in found["Phases of training"]
     assert found["Phases of training"].count("no change of slope of the mean MUI is shown") == 2
     assert "not significant" in found["Shared experts"]
-    assert found["Masking"].count("undecided on 3, less on 0") == 2
+    assert found["Masking"].count("cost more on 0, undecided on 3.") == 2
     assert "cost more." not in found["Masking"]
     assert "not significant" in found["Laws"]
     for said in found.values():
@@ -128,6 +129,34 @@ def test_percent(number, expected):
     assert wording.percent(number) == expected
 
 
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (Estimate(0.494, 0.47, 0.516), "+49.4 points [+47.0, +51.6]"),
+        (Estimate(-0.001, -0.011, 0.009), "−0.10 points [−1.10, +0.90]"),
+        (Estimate(0.0, 0.0, 0.0), "0.00 points (the same in every resample)"),
+        (0.00001, "0.00 points"),
+        (float("nan"), "not known"),
+    ],
+)
+def test_a_change_has_its_sign(number, expected):
+    assert wording.change(number) == expected
+
+
+def test_a_tally_leaves_out_what_never_came():
+    assert wording.tally("on 0 of 3", (3, "undecided on 3"), (0, "less on 0")) == "on 0 of 3, undecided on 3"
+    assert wording.tally("on 3 of 3", (0, "less on 0")) == "on 3 of 3"
+
+
+def test_every_topic_names_figures_that_exist_and_every_figure_has_a_topic(study_tables, empty_tables, choice):
+    for tables in (study_tables, empty_tables):
+        shown = {finding.topic: finding.figures for finding in findings(tables, choice)}
+        assert all(shown.values())
+        assert {name for names in shown.values() for name in names} == set(FIGURES)
+    order = list(FIGURES)
+    assert all(list(names) == sorted(names, key=order.index) for names in shown.values())
+
+
 def test_a_missing_number_is_not_known():
     gap = float("nan")
     assert {wording.percent(gap), wording.decimal(Estimate(gap, gap, gap)), wording.probability(gap)} == {"not known"}
@@ -140,7 +169,16 @@ def test_reasons_are_those_of_all_rows_or_the_most_frequent():
 
 
 @pytest.mark.parametrize(
-    ("p", "expected"), [(0.0312, "0.031"), (1.9e-7, "2e−07"), (0.0, "below 1e−300"), (1.0, "1.000")]
+    ("p", "expected"),
+    [
+        (0.0312, "0.031"),
+        (0.001, "0.001"),
+        (0.0005, "0.0005"),
+        (0.00004, "4e−05"),
+        (1.9e-7, "2e−07"),
+        (0.0, "below 1e−300"),
+        (1.0, "1.000"),
+    ],
 )
 def test_probability(p, expected):
     assert wording.probability(p) == expected

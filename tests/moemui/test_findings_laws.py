@@ -53,7 +53,7 @@ def test_diversity_gives_correlation_resolution_and_what_is_coarser(fill, choice
 def test_diversity_that_active_experts_follow_as_well_is_undecided(fill, choice):
     finding = diversity.diversity(effects(fill, choice, FINER, UNSHOWN), choice)
     assert (
-        "is not shown to resolve worse (difference 5.0 points [−1.0, 11.0]). So the gap to key experts may come"
+        "is not shown to resolve worse (difference +5.0 points [−1.0, +11.0]). So the gap to key experts may come"
         in text(finding)
     )
     assert finding.verdict == "undecided"

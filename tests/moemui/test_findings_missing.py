@@ -118,7 +118,8 @@ def printed(tables, choice, topics):
             found.append(Finding("", (str(reason),), ""))
     for row in glance(tables, choice):
         for cell in dataclasses.asdict(row).values():
-            yield from [cell] if isinstance(cell, str) else cell
+            for part in [cell] if isinstance(cell, str) else cell:
+                yield from [part] if isinstance(part, str) else part
     yield from headline(tables, choice)
     yield from limits(tables, choice)
     for finding in found:

@@ -44,8 +44,8 @@ def test_comparisons_are_counted_and_means_given(study_tables, choice):
     )
     assert "earlier trained checkpoint on a task, MUI differs significantly in 8 of 12 comparisons" in said
     assert "two tasks at a model's last checkpoint, MUI differs significantly in 0 of 2 comparisons" in said
-    assert "tiny-deepseek against tiny-olmoe: 10.0 points [5.0, 15.0], significantly higher." in said
-    assert "tiny-olmoe at step-00800 against step-00400: 10.0 points [5.0, 15.0], significantly higher." in said
+    assert "tiny-deepseek against tiny-olmoe: +10.0 points [+5.0, +15.0], significantly higher." in said
+    assert "tiny-olmoe at step-00800 against step-00400: +10.0 points [+5.0, +15.0], significantly higher." in said
     assert "step-00000" not in said
     assert "MUI of 100 of a task's samples" in finding.caveat
 
@@ -127,19 +127,19 @@ def test_equal_extremes_are_no_extremes(study_tables, choice):
 
 def test_phases_are_counted_and_the_order_of_the_mean_is_judged(study_tables, choice):
     finding = phases.phases(study_tables, choice)
-    assert "of 6 steps of single tasks, 3 Accumulating, 3 Evolving, 0 Coarsening, 0 Collapsing, 0 Flat" in text(finding)
+    assert "of 6 steps of single tasks, 3 Accumulating, 3 Evolving. The" in text(finding)
     assert "mean over tasks goes Accumulating → Evolving" in text(finding)
-    assert "shows this order in 2 of 2 models, contradicts it in 0, and leaves it undecided in 0" in text(finding)
+    assert "shows this order in 2 of 2 models." in text(finding)
     assert finding.verdict == "agrees"
 
 
 @pytest.mark.parametrize(
     ("course", "said", "verdict"),
     [
-        (("Accumulating", "Flat"), "in 0 of 2 models, contradicts it in 0, and leaves it undecided in 2", "undecided"),
-        (("Flat", "Flat"), "in 0 of 2 models, contradicts it in 0, and leaves it undecided in 2", "undecided"),
-        (("Evolving", "Accumulating"), "in 0 of 2 models, contradicts it in 2, and leaves", "disagrees"),
-        (("Accumulating", "Coarsening"), "in 0 of 2 models, contradicts it in 2, and leaves", "disagrees"),
+        (("Accumulating", "Flat"), "in 0 of 2 models, leaves it undecided in 2.", "undecided"),
+        (("Flat", "Flat"), "in 0 of 2 models, leaves it undecided in 2.", "undecided"),
+        (("Evolving", "Accumulating"), "in 0 of 2 models, contradicts it in 2.", "disagrees"),
+        (("Accumulating", "Coarsening"), "in 0 of 2 models, contradicts it in 2.", "disagrees"),
     ],
 )
 def test_phases_against_the_paper(study_tables, choice, course, said, verdict):
@@ -155,7 +155,7 @@ def test_a_turn_has_its_p_and_intervals_and_is_undecided_without(study_tables, c
     said = text(phases.phases(study_tables, choice))
     assert (
         "tiny-olmoe: the slope of the mean MUI changes at step-00400 (p = 0.001), 95 % interval step-00100 to "
-        "step-00400: −10.0 points [−12.0, −8.0] a checkpoint before, 10.0 points [8.0, 12.0] after."
+        "step-00400: −10.0 points [−12.0, −8.0] a checkpoint before, +10.0 points [+8.0, +12.0] after."
     ) in said
     assert "tiny-deepseek: no change of slope of the mean MUI is shown (p = 0.600)." in said
     table = study_tables["change_points"]
@@ -185,9 +185,9 @@ def test_no_step_with_a_phase_is_missing(study_tables, choice):
 @pytest.mark.parametrize(
     ("seen", "ends", "expected"),
     [
-        (0.30, (0.40, 0.50), "has not saturated on 1 of 1 task, has on 0, undecided on 0"),
-        (0.30, (0.301, 0.31), "has not saturated on 0 of 1 task, has on 1, undecided on 0"),
-        (0.30, (0.301, 0.40), "has not saturated on 0 of 1 task, has on 0, undecided on 1"),
+        (0.30, (0.40, 0.50), "has not saturated on 1 of 1 task. F"),
+        (0.30, (0.301, 0.31), "has not saturated on 0 of 1 task, has on 1. F"),
+        (0.30, (0.301, 0.40), "has not saturated on 0 of 1 task, undecided on 1. F"),
     ],
 )
 def test_saturation_takes_the_whole_interval(study_tables, choice, seen, ends, expected):

@@ -25,7 +25,7 @@ from moemui.tables.catalog import TABLES
 from moemui.tables.table import read
 
 STUDY = "MOEMUI_REPORT_STUDY"
-PROVENANCE = {"conservation_error_max": 3.74e-7, "conservation_tolerance": 1e-5}
+PROVENANCE = {"conservation_error_max": 3.74e-7}
 
 
 def finished(folder: Path) -> tuple[dict[str, pd.DataFrame], Choice]:
@@ -61,7 +61,8 @@ def study(request, untouched_tables, choice):
 def words(row: Glance) -> list[str]:
     """The cells of a row that hold no name."""
     cells = [value for name, value in dataclasses.asdict(row).items() if name not in ("model", "checkpoint")]
-    return [text for cell in cells for text in ([cell] if isinstance(cell, str) else cell)]
+    parts = [part for cell in cells for part in ([cell] if isinstance(cell, str) else cell)]
+    return [text for part in parts for text in ([part] if isinstance(part, str) else part)]
 
 
 def check(tables, choice, topic):

@@ -23,6 +23,7 @@ from printed_numbers.reading import (
     percent,
     plain,
     side,
+    some,
 )
 
 Tables = dict[str, pd.DataFrame]
@@ -110,7 +111,7 @@ def masking(tables: Tables, choice: Choice) -> Expected:
         low.append(-side(random[1] - 0.02, random[2] - 0.02))
         signs = [side(*cells(row, "loss_difference")[1:]) for _, row in own.iterrows()]
         said = [*percent(*key), *percent(*random), str(len(own)), *percent(*difference)]
-        said += [str(signs.count(outcome)) for outcome in (1, 0, -1)]
+        said += [str(signs.count(1)), *some(signs.count(0), signs.count(-1))]
         if own["nll_difference"].notna().all():
             said += interval(*mean(own, "nll_difference"), 2)
         beside = of(every, model=model, checkpoint=checkpoint, control="frequency")
@@ -123,7 +124,7 @@ def masking(tables: Tables, choice: Choice) -> Expected:
             said += ["0.1"] if loose else []
         found.groups[f"{model} at {checkpoint}"] = said
     for limit, met in (("10", high), ("2", low)):
-        found.always += [limit, *(str(number) for number in (met.count(1), len(met), met.count(-1), met.count(0)))]
+        found.always += [limit, str(met.count(1)), str(len(met)), *some(met.count(-1), met.count(0))]
     found.always += in_words(choice.masking)
     return found
 
@@ -153,9 +154,9 @@ def sensitivity(tables: Tables, choice: Choice) -> Expected:
             (rows["measure"] == measure) & (rows["differ"] == part) & (rows["usual"] == 2) & rows[statistic].notna()
         ]
         if own["paper"].any():
-            found.always += [*_lowest(own[own["paper"]], statistic), figure]
+            found.always += [*_lowest(own[own["paper"]], statistic, len(figure) - 2), figure]
         if not own["paper"].all():
-            found.always += _lowest(own, statistic)
+            found.always += _lowest(own, statistic, len(figure) - 2)
     measures = (("mui", "spearman", choice.curves), ("key_expert_proportion", "cosine", choice.experts))
     for part in ("1", "3", "4"):
         for measure, statistic, _ in measures:
@@ -177,11 +178,12 @@ def _beside_top_score(pair: tuple[str, str], shown: str) -> bool:
     return other[3] == "top_score" != own[3] and (*other[:2], other[4]) == (*own[:2], own[4])
 
 
-def _lowest(rows: pd.DataFrame, statistic: str) -> list[str]:
+def _lowest(rows: pd.DataFrame, statistic: str, decimals: int = 2) -> list[str]:
     row = rows.sort_values(statistic, kind="stable").iloc[0]
     said = [str(len(rows))] * (len(rows) > 1)
     for name in (statistic, *(["spearman"] if statistic == "cosine" and pd.notna(row["spearman"]) else [])):
-        said += interval(row[name], row[f"{name}_clustered_low"], row[f"{name}_clustered_high"], 4)
+        said += interval(row[name], row[f"{name}_clustered_low"], row[f"{name}_clustered_high"], decimals)
+        decimals = 2
     return [*said, *(parts(row[f"setting_{which}"])[2] for which in "ab"), str(row["n_cells"])]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moemui.report.views import Choice
 from printed_numbers import checked, trained
-from printed_numbers.reading import at, at_limit, cells, fixed, last, mean, models, of, percent, plain, side
+from printed_numbers.reading import at, at_limit, cells, fixed, last, mean, models, of, percent, plain, side, some
 
 Tables = dict[str, pd.DataFrame]
 
@@ -46,7 +46,7 @@ def glance(tables: Tables, choice: Choice) -> dict[str, list[str]]:
         step = last_step(tables, choice, model)
         if step is not None:
             said += percent(*cells(step, "d_accuracy")) + percent(*cells(step, "d_mui"))
-        said += percent(*mean(experts, "proportion")) if len(experts) else []
+        said += percent(*mean(experts, "proportion")) + _beside(tables, choice, experts) if len(experts) else []
         place = {"model": model, "checkpoint": kept["all"]["checkpoint"].iloc[0], "task": "all"}
         for _, top in of(at(tables["top_composition"], choice.experts), **place).iterrows():
             if top["n_shared_experts"]:
@@ -54,13 +54,14 @@ def glance(tables: Tables, choice: Choice) -> dict[str, list[str]]:
         own = of(tables["diagnostics"], model=model)
         for outcome in ("raised", "undecided", "not measured"):
             said += [n for flag in of(own, outcome=outcome)["flag"] for n in checked.FLAGS[flag]]
+        said += [n for flag in own["flag"] for n in checked.FLAGS[flag]]
+        cell = of(asymptotes, model=model)
+        done, left, undecided = (int((cell["outcome"] == outcome).sum()) for outcome in (1, -1, 0))
+        said += [str(done), str(len(cell))] if len(cell) else []
         own = kept["all"]
         said += [str(n) for n in sorted({own["n_samples"].min(), own["n_samples"].max()})]
         said += [str(m) for m in own["common_m"].dropna().unique()[:1]]
-        cell = of(asymptotes, model=model)
-        if len(cell):
-            done, left, undecided = (str(int((cell["outcome"] == outcome).sum())) for outcome in (1, -1, 0))
-            said += [done, str(len(cell)), left, undecided]
+        said += [str(done), str(len(cell)), *some(left, undecided)] if len(cell) else []
         said += percent(*differences[model]) if model in differences else []
         found[model] = said
     return found
@@ -78,14 +79,63 @@ def headline(tables: Tables, choice: Choice) -> list[str]:
         course = [step["phase"] for step in steps.values()]
         counts = [course.count(phase) for phase in trained.PHASES]
         said += [str(len(steps)), *(str(count) for count in counts if count), "95"]
-    found = shares(tables, choice)
-    said += [*_ends(found), plain(choice.expert_threshold), plain(choice.experts.threshold)] if found else []
+    said += _concentration(tables, choice)
     differences = lost(tables, choice)
     signs = [side(*difference[1:]) for difference in differences.values()]
     if signs:
-        said += [str(number) for number in (signs.count(1), len(signs), signs.count(-1), signs.count(0))]
+        said += [str(signs.count(1)), str(len(signs)), *some(signs.count(-1), signs.count(0))]
         said += _ends(differences)
     return said
+
+
+def _concentration(tables: Tables, choice: Choice) -> list[str]:
+    every = at(tables["key_experts"], choice.experts)
+    rows, found = last(at_limit(every, choice.expert_threshold)), shares(tables, choice)
+    if not found:
+        return []
+    said: list[str] = []
+    if len(found) <= 2:
+        for model, share in found.items():
+            said += percent(*share) + _beside(tables, choice, of(rows, model=model))
+    else:
+        said += _ends(found)
+        before = {model: _untrained(tables, choice, of(rows, model=model)) for model in found}
+        signs = [_apart(found[model], mean(own, "proportion")) for model, own in before.items() if len(own)]
+        said += [*some(signs.count(1), signs.count(-1), signs.count(0)), str(len(signs))] if signs else []
+    said.append(plain(choice.expert_threshold))
+    others: dict[float, list[float]] = {}
+    for model in found:
+        grid = of(last(every), model=model)
+        limits = sorted(x for x in grid["expert_threshold"].unique() if not np.isclose(x, choice.expert_threshold))
+        for limit in dict.fromkeys([*limits[:1], *limits[-1:]]):
+            others.setdefault(limit, []).append(at_limit(grid, limit)["proportion"].mean())
+    for limit in sorted(others):
+        texts = [*percent(min(others[limit])), *percent(max(others[limit]))]
+        said += [*dict.fromkeys(texts), plain(limit)]
+    return [*said, plain(100 * choice.experts.threshold)]
+
+
+def _untrained(tables: Tables, choice: Choice, rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells of the untrained checkpoint before those of `rows`, on the same tasks."""
+    every = at_limit(at(tables["key_experts"], choice.experts), choice.expert_threshold)
+    start = of(every, model=rows["model"].iloc[0], tokens=0)
+    return start[(start["order"] < rows["order"].iloc[0]) & start["task"].isin(rows["task"])]
+
+
+def _apart(one: list[float], other: list[float]) -> int:
+    return 1 if one[1] > other[2] else -1 if one[2] < other[1] else 0
+
+
+def _beside(tables: Tables, choice: Choice, rows: pd.DataFrame) -> list[str]:
+    """Key experts as a number of all, those that are shared, and the untrained share."""
+    key, shared = rows["n_key"].mean(), rows["n_key_shared"].mean()
+    said = [_whole(key), str(rows["n_experts"].iloc[0]), *([_whole(shared)] if shared else [])]
+    start = _untrained(tables, choice, rows)
+    return said + (percent(start["proportion"].mean()) if len(start) else [])
+
+
+def _whole(number: float) -> str:
+    return str(int(np.floor(number + 0.5))) if number >= 1 or number == 0 else fixed(number, 1)
 
 
 def _ends(values: dict[str, list[float]]) -> list[str]:
@@ -96,8 +146,8 @@ def _ends(values: dict[str, list[float]]) -> list[str]:
 
 
 def grounds(provenance: dict[str, Any]) -> list[str]:
-    given = [provenance.get(name) for name in ("conservation_error_max", "conservation_tolerance")]
-    return [f"{number:.1e}".replace("-", "−") if number else "0" for number in given if number is not None]
+    number = provenance.get("conservation_error_max")
+    return [] if number is None else [f"{number:.1e}".replace("-", "−") if number else "0"]
 
 
 def limits(tables: Tables, choice: Choice) -> list[str]:

@@ -84,7 +84,14 @@ def chance(p: float) -> list[str]:
         return []
     if p == 0:
         return ["1e−300"]
-    return [f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("-", "−")]
+    if p >= 0.001:
+        return [f"{p:.3f}"]
+    return [f"{p:.4f}" if p >= 0.0001 else f"{p:.0e}".replace("-", "−")]
+
+
+def some(*counts: int) -> list[str]:
+    """Counts as they are printed: none that is 0."""
+    return [str(count) for count in counts if count]
 
 
 def plain(number: float) -> str:

@@ -25,6 +25,7 @@ from printed_numbers.reading import (
     of,
     percent,
     plain,
+    some,
 )
 
 Tables = dict[str, pd.DataFrame]
@@ -108,7 +109,7 @@ def phases(tables: Tables, choice: Choice) -> Expected:
     for model in models(rows):
         own = of(rows, model=model)
         steps = own[own["task"] != "mean"]
-        said = [str(len(steps)), *(str(int((steps["phase"] == phase).sum())) for phase in PHASES)]
+        said = [str(len(steps)), *some(*(int((steps["phase"] == phase).sum()) for phase in PHASES))]
         course = of(own, task="mean").sort_values("from_order")["phase"]
         outcomes += [as_in_paper(list(course))] * bool(len(course))
         apart = of(at(tables["phase_divergence"], choice.curves), model=model)
@@ -121,9 +122,7 @@ def phases(tables: Tables, choice: Choice) -> Expected:
         said += _turn(turn.iloc[0]) if len(turn) else []
         found.groups[model] = said
     if outcomes:
-        found.always += [
-            str(count) for count in (outcomes.count(1), len(outcomes), outcomes.count(-1), outcomes.count(0))
-        ]
+        found.always += [str(outcomes.count(1)), str(len(outcomes)), *some(outcomes.count(-1), outcomes.count(0))]
     found.always += ["0", *in_words(choice.curves)]
     return found
 
@@ -155,10 +154,10 @@ def saturation(tables: Tables, choice: Choice) -> Expected:
     rows, found = asymptotes(tables, choice), Expected(always=["95"])
     for model in models(rows):
         own = of(rows, model=model)
-        missing, done, undecided = (str(int((own["outcome"] == outcome).sum())) for outcome in (-1, 1, 0))
+        missing, done, undecided = (int((own["outcome"] == outcome).sum()) for outcome in (-1, 1, 0))
         far = own.sort_values("seen", kind="stable").iloc[0]
         said = [*percent(far["mui"]), str(far["n_samples"]), *percent(*cells(far, "chao2"))]
-        found.groups[model] = [missing, str(len(own)), done, undecided, *said]
+        found.groups[model] = [str(missing), str(len(own)), *some(done, undecided), *said]
     return found
 
 
@@ -171,6 +170,9 @@ def key_experts(tables: Tables, choice: Choice) -> Expected:
         own = at_limit(grid, limit)
         said = [*percent(*mean(own, "proportion")), str(own["n_experts"].iloc[0]), str(len(own))]
         said += ends(own, "proportion")
+        before = of(at_limit(at(tables["key_experts"], choice.experts), limit), model=model, tokens=0)
+        before = before[before["order"] < own["order"].iloc[0]]
+        said += percent(*mean(before, "proportion")) if len(before) else []
         said += [str(own["n_experts"].sum()), str(own["n_undecided"].sum()), plain(limit)]
         others = sorted(other for other in grid["expert_threshold"].unique() if not np.isclose(other, limit))
         for other in dict.fromkeys([*others[:1], *others[-1:]]):
@@ -216,7 +218,7 @@ def _together(rows: pd.DataFrame) -> list[str]:
         return []
     row = rows.iloc[0]
     tested, together, apart = (row[f"n_{name}_within"] for name in ("testable", "together", "apart"))
-    said = [str(count) for count in (tested, row["n_compared"], together, apart, tested - together - apart)]
+    said = [str(tested), str(row["n_compared"]), str(together), *some(apart, tested - together - apart)]
     if pd.notna(row["mean_phi_within"]) and pd.notna(row["p_within"]):
         said += [fixed(row[name], 3) for name in ("mean_phi_within", "chance_low", "chance_high")]
         said += chance(row["p_within"])

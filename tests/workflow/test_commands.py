@@ -49,7 +49,12 @@ def project(tmp_path, monkeypatch):
     Path("list.yaml").write_text("- study\n")
     Path("broken.yaml").write_text("study: [\n")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+    Path("list.json").write_text("[1]")
+    Path("cut.json").write_text('{"model_type":')
+    Path("listed").mkdir()
+    Path("listed/config.json").write_text("[]")
     Path("results/s").mkdir(parents=True)
+    Path("results/t/records").mkdir(parents=True)
     return tmp_path
 
 
@@ -88,8 +93,11 @@ def test_examples_are_calls_that_the_command_takes(name, example, tmp_path, monk
 
 
 WRONG = {
-    "audit": [["--wrong"], [], ["--all", "x"], ["--all", "--results", "results/s"]],
-    "doctor": [["--wrong"], [], ["model", "--study", "broken.yaml"], ["model", "--study", "nowhere.yaml"]],
+    "audit": [["--wrong"], [], [""], ["--all", "x"], ["--all", "--results", "results/s"], ["results/t"]],
+    "doctor": [
+        *(["--wrong"], [], ["model", "--study", "broken.yaml"], ["model", "--study", "nowhere.yaml"]),
+        *(["list.json"], ["cut.json"], ["listed"]),
+    ],
     "move_stores": [["--wrong"], [], ["nowhere.yaml"], ["good.yaml"], ["binary.yaml"], ["typo.yaml"], ["list.yaml"]],
     "plan": [
         *(["--wrong"], [], ["nowhere.yaml"], ["broken.yaml"], ["binary.yaml"], ["typo.yaml"], ["list.yaml"]),
@@ -102,6 +110,7 @@ WRONG = {
     "track": [
         *(["--wrong"], [], ["--config", "nowhere.yaml"], ["--config", "broken.yaml"], ["--config", "binary.yaml"]),
         *(["--results", "nowhere"], ["--results", "results/s", "--config", "good.yaml"]),
+        ["--config", "good.yaml", "--uri", "sqlite:///nowhere/mlflow.db"],
     ],
 }
 
@@ -115,6 +124,12 @@ def test_a_wrong_call_is_one_line_with_the_next_step_and_code_2(project, name, w
     assert re.search(r"; |see --help|--\w+|not both|line \d+", line), f"no next step: {line}"
     assert "Traceback" not in said.output
     assert "codec" not in said.output
+    assert "Error" not in said.output
+    assert not Path("nowhere").exists()
+
+
+def test_a_study_is_audited_whole(project):
+    assert call("audit", "results/t").stderr == "audit: results/t is a whole study; give --all --results results/t\n"
 
 
 def test_what_happens_inside_ends_as_one_line():
@@ -130,6 +145,8 @@ def test_what_happens_inside_ends_as_one_line():
     assert ended(ValueError("a is 1")) == (2, "x: a is 1\n")
     assert ended(PermissionError(13, "Permission denied", "f")) == (2, "x: f: Permission denied\n")
     assert ended(KeyboardInterrupt()) == (130, "x: interrupted; call it again\n")
+    assert ended(BrokenPipeError(32, "Broken pipe")) == (2, "x: [Errno 32] Broken pipe\n")  # a server's, not stdout's
+    assert [ended(SystemExit(code))[0] for code in (0, 3)] == [0, 3]
     with pytest.raises(AssertionError):  # a fault of the code stays one
         CliRunner().invoke(program(ends("x")(fail), no="", examples=[]), catch_exceptions=False)
 
@@ -157,30 +174,40 @@ def test_ctrl_c_is_no_traceback(project):
     assert err == "track: interrupted; what was logged stays; call it again for the rest\n"
 
 
-def test_piped_output_has_no_colours_no_progress_and_its_reader_may_leave(project):
-    env = {"PATH": "", "TERM": "xterm-256color"}
-    process = script("audit", "nowhere.parquet", env=env)
+def test_piped_output_has_no_colours_and_no_progress(project):
+    """A study whose only record is unreadable: a table, a finding and the sum, which have colours on a terminal."""
+    Path("results/t/records/broken.json").write_text("{")
+    process = script("audit", "--all", "--results", "results/t", env={"PATH": "", "TERM": "xterm-256color"})
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (2, "")
-    assert "\x1b" not in err
+    assert (process.returncode, err) == (NO, "")
+    assert "broken.json" in out
+    assert "\x1b" not in out
 
 
+@pytest.mark.parametrize(("end", "code"), [("", 0), ("raise typer.Exit(1)", 1), ("sys.exit(3)", 3)])
 @pytest.mark.parametrize("printing", ["print('x' * 80)", "rich.print('x' * 80)"])
-def test_a_reader_may_leave(printing):
-    code = f"""
-import rich
-from _command import ends, program
+@pytest.mark.parametrize("lines", [1, 10_000])
+def test_a_reader_may_leave_and_the_exit_code_stays(printing, lines, end, code):
+    """What is known of it: with answering, and where all was printed before the reader left."""
+    program = f"""
+import sys
+import rich, typer
+from _command import answering, ends, program
 def main() -> None:
-    for _ in range(10_000):
-        {printing}
+    sys.stdin.readline()
+    with answering({code}):
+        for _ in range({lines}):
+            {printing}
+    {end}
 program(ends("x")(main), no="", examples=[])()
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT / "scripts"
-    )
-    assert process.stdout.readline() == "x" * 80 + "\n"
+        [sys.executable, "-c", program], cwd=ROOT / "scripts", text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     process.stdout.close()
-    assert (process.stderr.read(), process.wait(timeout=30)) == ("", 0)
+    assert process.communicate("\n", timeout=30)[1] == ""
+    assert process.returncode == code
 
 
 def test_make_help_names_every_target_in_one_line_each():
@@ -191,6 +218,16 @@ def test_make_help_names_every_target_in_one_line_each():
     assert sorted(listed) == sorted(phony)
     assert [line for line in said.splitlines() if len(line) > 120] == []
     assert len(re.findall(r"^\S", said, re.MULTILINE)) == 3  # headings of groups
+
+
+@pytest.mark.parametrize("line", ["study: a-b.c", 'study:  "a-b.c"  # "quoted"', "study: 'a-b.c'", "study: a-b.c # x"])
+def test_make_finds_the_name_of_a_study_however_it_is_written(line, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"# study: other\n{line}\ntasks: {{}}\n")
+    words = ["make", "-n", "-o", ".venv/.installed", "snakemake-report", f"CONFIG={config}"]
+    for more, ending in (([], "html"), (["REPORT_AS=zip"], "zip")):
+        said = subprocess.run([*words, *more], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert shlex.split(said)[-1] == f"results/a-b.c/snakemake.{ending}"
 
 
 def test_make_says_in_one_line_that_a_study_is_not_there():

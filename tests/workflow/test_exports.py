@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -31,9 +32,13 @@ HERE = {"step-01000": "step-00120", "step-1000": "step-120", "tiny-": "smoke-", 
 
 @pytest.fixture(scope="module")
 def exported(smoke, tmp_path_factory):
-    """The smoke study with the exports of one cell and those of the study."""
+    """The smoke study with the exports of one cell and those of the study, by what `make exports` runs for all."""
     folder = copy_study(smoke, tmp_path_factory.mktemp("exported") / "smoke")
-    run = snakemake(folder, *MADE, *SMOKE)
+    make = ["make", "--no-print-directory", "-n", "-o", ".venv/.installed", "exports", f"CONFIG={SMOKE[1]}"]
+    (line,) = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    program, target, *words = shlex.split(line)
+    assert (program, target) == (".venv/bin/snakemake", "exports")
+    run = snakemake(folder, *MADE, *words)
     assert run.returncode == 0, run.stdout[-3000:]
     assert planned_jobs(run.stdout) == {"key_neuron_exports": 1, "expert_set_exports": 1}
     return folder
@@ -135,6 +140,40 @@ def test_every_file_is_read_as_the_page_says(exported, monkeypatch, capsys):
         if "h5py" in block:
             assert names["mui"] == moemui.load(CELL).mui(correct=True).value
     assert all(name in (ROOT / "docs/files.md").read_text() for name in os.listdir(exported / CELL))
+
+
+def test_a_cell_says_what_the_tables_of_the_study_say(exported):
+    """Total, layers and kinds at the common m, and with all samples, of all and of the correct ones, main and not."""
+    table = pd.read_parquet(exported / "results/smoke/tables/utilization.parquet")
+    model, checkpoint, task = CELL.split("/")[2:]
+    table = table[(table["model"] == model) & (table["checkpoint"] == checkpoint) & (table["task"] == task)]
+    table = table.query("selection == 'pairs' and formulation == 'projection' and threshold == 0.01 and rule == 'topk'")
+    ends = ["mui_at_m", "mui_at_m_sample_low", "mui_at_m_sample_high"]
+    tried = 0
+    for variant, place in (("main", CELL), ("no_gate", f"{CELL}/no_gate"), ("main", f"{CELL}/contributions.zarr")):
+        cell = moemui.load(exported / place, threshold=0.01)
+        for samples, asked in (("all", {}), ("correct", {"correct": True})):
+            rows = table[(table["variant"] == variant) & (table["samples"] == samples)]
+            total = rows[rows["scope"] == "total"].iloc[0]
+            if total["n_samples"] == 0:
+                continue
+            m = int(total["common_m"])
+            assert cell.mui(**asked).value == pytest.approx(total["mui"])
+            assert cell.mui(**asked).setting == f"projection/pairs/0.01{'/no_gate' * (variant != 'main')}"
+            if m > total["n_samples"]:
+                continue
+            tried += 1
+            found = cell.mui(m=m, **asked)
+            assert found[:3] == pytest.approx(total[ends].tolist(), nan_ok=True)
+            assert (found.n_samples, found.n_neurons) == (total["n_samples"], total["n_neurons"])
+            layers = rows[rows["scope"] == "layer"].set_index("layer")["mui_at_m"]
+            by_layer = cell.mui(m=m, by="layer", **asked).set_index("layer")["mui"]
+            assert by_layer.to_dict() == pytest.approx(layers.to_dict())
+            for kind in cell.mui(m=m, by="kind", **asked).itertuples():
+                row = rows[rows["scope"] == kind.kind].iloc[0]
+                assert (kind.mui, kind.low, kind.high) == pytest.approx(tuple(row[ends]), nan_ok=True)
+    assert tried >= 3
+    assert cell.mui(m=2).low > 0
 
 
 def test_tables_explain_themselves_as_the_page_says(exported, monkeypatch, capsys):

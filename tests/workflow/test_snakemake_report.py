@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html import unescape
 
 import pytest
 from browser import browser, keep  # noqa: F401  (a fixture)
 from typer.testing import CliRunner
-from workflow.conftest import SMOKE, copy_study, snakemake
+from workflow.conftest import ROOT, SMOKE, copy_study
 
 import audit
 from _captions import CATEGORIES
@@ -46,14 +49,18 @@ def words(caption: str) -> str:
 
 @pytest.fixture(scope="module")
 def made(smoke, tmp_path_factory):
-    """A copy of the finished study with the report in it, made where no connection is possible."""
+    """A copy of the finished study with the report in it, made by make where no connection is possible."""
     base = tmp_path_factory.mktemp("reported")
     folder = copy_study(smoke, base / "study")
     (base / "offline").mkdir()
     (base / "offline/sitecustomize.py").write_text(OFFLINE)
     env = {"PYTHONPATH": str(base / "offline"), "CONNECTIONS": str(base / "connections.txt")}
-    run = snakemake(folder, *SMOKE, "--report", f"{STUDY}/snakemake.html", env=env)
-    assert run.returncode == 0, run.stdout[-4000:]
+    (folder / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    # In the environment that tests run in, which is complete, instead of .venv.
+    words = ["make", "snakemake-report", f"CONFIG={SMOKE[1]}", f"VENV={sys.prefix}", "-o", f"{sys.prefix}/.installed"]
+    run = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | env)
+    assert run.returncode == 0, run.stderr[-4000:]
+    assert run.stdout.splitlines()[-1] == f"{STUDY}/snakemake.html"
     assert not (base / "connections.txt").exists(), (base / "connections.txt").read_text()
     return folder
 

@@ -7,9 +7,10 @@ For each MoE layer L (0-based index in the model), of its routed and of its shar
     layers.L.shared.key        bool   [E_s, N_s]
     layers.L.shared.incidence  int32  [E_s, N_s]
 
-A dense model has one shared expert a layer. Neuron j of a routed expert is column j of its down_proj (GPT-OSS, whose
-weights lie transposed: row j); neuron j of shared expert s (from 0) is column s·N_s + j of the fused MLP's. Setting
-these columns to 0 masks the neurons: nothing else of the model hears of them.
+A dense model has one shared expert a layer. Neuron j of a routed expert is column j of its down_proj, or row j where
+weights lie transposed (Aria, GPT-OSS and others; their modules have is_transposed in transformers); neuron j of shared
+expert s (from 0) is column s·N_s + j of the fused MLP's. Setting these to 0 masks the neurons: nothing else of the
+model hears of them.
 
 The metadata has one entry, "moemui": a JSON object with format and format_version, model, checkpoint, task,
 formulation, selection, threshold, rule, variant, n_samples, n_key. One, because several are written in random order.

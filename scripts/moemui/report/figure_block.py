@@ -49,7 +49,7 @@ def block(
         "static": image(drawing, name),
         "narrow": _width(drawing) <= NARROW,
         "tables": [
-            {"name": key, "total": len(rows), "columns": figure.columns(rows)}
+            {"name": key, "title": figure.table_titles[key], "total": len(rows), "columns": figure.columns(rows)}
             for key, rows in data.items()
             if len(rows)
         ],
@@ -75,9 +75,13 @@ def table(rows: pd.DataFrame, columns: Sequence[Column]) -> dict[str, Any]:
     plain = rows.astype(object).where(rows.notna(), None)
     return {
         "columns": [column.name for column in columns],
-        "numeric": [pd.api.types.is_numeric_dtype(rows[column.name].dtype) for column in columns],
+        "numeric": [_numeric(rows[column.name]) for column in columns],
         "rows": [[_plain(value) for value in row] for row in plain.itertuples(index=False, name=None)],
     }
+
+
+def _numeric(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
 
 
 def _plain(value: Any) -> Any:

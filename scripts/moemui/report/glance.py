@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from moemui.report import views
-from moemui.report.findings import enrichment, flags, masking, saturation
+from moemui.report.findings import enrichment, flags, key_experts, masking, saturation
 from moemui.report.findings.finding import Tables, reasons
 from moemui.report.views import MEAN, Choice, NothingToShow
-from moemui.report.wording import count, decimal, estimate, listed, percent, points, power, sign
+from moemui.report.wording import change, count, decimal, estimate, listed, percent, points, power, sign, tally
 
 MISSING = "–"
 NOT_MEASURED = "not measured"
@@ -25,8 +25,11 @@ class Glance:
 
     tasks: over how many the means are, each on its own where they differ. phase: of the mean's last step; changes: of
     accuracy and MUI in it, empty without a phase; course: the mean's phases in training order, repeated ones once,
-    empty without any. key_experts: their share of all experts. top_experts: how many of the most frequent are shared.
-    flags: diagnostic flags by outcome, but for those not raised. believe: reasons to trust the row or not.
+    empty without any; phases: the same step by step, MISSING for a step without one. key_experts: their share of all
+    experts; key_experts_beside: their number, how many are shared, and the untrained share, empty where not measured.
+    top_experts: how many of the most frequent are shared. flags: diagnostic flags by outcome, but for those not raised;
+    flag_outcomes: each in words with its outcome (raised, undecided, not raised, not measured), empty where none was
+    looked at. check: masking and saturation in a few words each. believe: reasons to trust the row or not.
     """
 
     model: str
@@ -37,9 +40,13 @@ class Glance:
     phase: str
     changes: str
     course: str
+    phases: tuple[str, ...]
     key_experts: str
+    key_experts_beside: str
     top_experts: str
     flags: str
+    flag_outcomes: tuple[tuple[str, str], ...]
+    check: tuple[str, ...]
     believe: tuple[str, ...]
 
 
@@ -52,6 +59,7 @@ def glance(tables: Tables, choice: Choice) -> list[Glance]:
     proportions = _rows(tables, "key_experts", choice)
     if len(proportions):
         proportions = views.last(proportions)
+    concentrations = key_experts.concentration(tables, choice)
     rows = []
     for name, own in cells.groupby("model", sort=False):
         model = str(name)
@@ -64,6 +72,7 @@ def glance(tables: Tables, choice: Choice) -> list[Glance]:
         tasks |= {"key experts": len(key)} if len(key) else {}
         alike = len(set(tasks.values())) == 1
         phase, changes, course = _phase(tables, choice, model)
+        share = concentrations.get(model)
         rows.append(
             Glance(
                 model=model,
@@ -73,9 +82,13 @@ def glance(tables: Tables, choice: Choice) -> list[Glance]:
                 phase=phase,
                 changes=changes,
                 course=course,
-                key_experts=percent(views.mean_column(key, "proportion")) if len(key) else MISSING,
+                phases=tuple(step or MISSING for step in mean_steps(tables, choice, model)["phase"]),
+                key_experts=percent(share.share) if share else MISSING,
+                key_experts_beside=share.beside if share else "",
                 top_experts=_top_experts(tables, choice, model, str(own["checkpoint"].iloc[0])),
                 flags=_flags(tables["diagnostics"], model),
+                flag_outcomes=_flag_outcomes(tables["diagnostics"], model),
+                check=_check(tables, choice, model),
                 believe=_believe(tables, choice, model),
             )
         )
@@ -85,17 +98,16 @@ def glance(tables: Tables, choice: Choice) -> list[Glance]:
 def grounds(choice: Choice, provenance: Mapping[str, Any]) -> list[str]:
     """What to believe or doubt in all rows alike.
 
-    provenance: conservation_error_max (of all extractions, a share of the scores' size) and conservation_tolerance;
-    what is absent or None is said not to be recorded.
+    provenance: conservation_error_max (of all extractions, a share of the scores' size), said not to be recorded where
+    it is absent or None.
     """
-    error, tolerance = (provenance.get(name) for name in ("conservation_error_max", "conservation_tolerance"))
+    error = provenance.get("conservation_error_max")
     if error is None:
         seen = "The conservation error is not recorded, so nothing here shows that every expert's neurons were seen."
     else:
-        limit = "its tolerance" if tolerance is None else f"the tolerance of {power(float(tolerance))}"
         seen = (
             f"Neuron scores add up to each layer's output with an error of at most {power(float(error))} of their size "
-            f"(conservation; one above {limit} stops a measurement)."
+            "(conservation; one above what rounding explains stops a measurement)."
         )
     here = " Those that the workflow trained itself were trained with one seed." if choice.trained_here else ""
     return [seen, f"Each model is one training run, so no interval here speaks of another run.{here}"]
@@ -135,7 +147,7 @@ def _phase(tables: Tables, choice: Choice, model: str) -> tuple[str, str, str]:
     last = steps.iloc[-1]
     if not last["phase"]:
         return f"no phase: {reasons([last['note']])}", "", course
-    changes = f"accuracy {points(estimate(last, 'd_accuracy'))}, MUI {points(estimate(last, 'd_mui'))}"
+    changes = f"accuracy {change(estimate(last, 'd_accuracy'))}, MUI {change(estimate(last, 'd_mui'))}"
     return str(last["phase"]), changes, course
 
 
@@ -153,32 +165,52 @@ def _top_experts(tables: Tables, choice: Choice, model: str, checkpoint: str) ->
 
 def _flags(diagnostics: pd.DataFrame, model: str) -> str:
     """The flags by outcome; those that are not raised go without saying."""
-    own = diagnostics[diagnostics["model"] == model]
-    if own.empty:
+    own = _flag_outcomes(diagnostics, model)
+    if not own:
         return NOT_MEASURED
-    by = {
-        outcome: "; ".join(flags.FLAGS[flag] for flag in own.loc[own["outcome"] == outcome, "flag"])
-        for outcome in ("raised", "undecided", NOT_MEASURED)
-    }
-    said = [f"{outcome}: {names}" for outcome, names in by.items() if names]
+    by = {of: [flag for flag, outcome in own if outcome == of] for of in ("raised", "undecided", NOT_MEASURED)}
+    said = [f"{outcome}: {'; '.join(names)}" for outcome, names in by.items() if names]
     return ". ".join(said if by["raised"] else ["none raised", *said])
+
+
+def _flag_outcomes(diagnostics: pd.DataFrame, model: str) -> tuple[tuple[str, str], ...]:
+    own = diagnostics[diagnostics["model"] == model]
+    return tuple((flags.FLAGS[flag], str(outcome)) for flag, outcome in zip(own["flag"], own["outcome"], strict=True))
+
+
+def _check(tables: Tables, choice: Choice, model: str) -> tuple[str, ...]:
+    difference = masking.mean_difference(tables, choice, model)
+    masked = NOT_MEASURED if difference is None else {1: "more", -1: "less", 0: "undecided"}[sign(difference)]
+    outcomes = _saturated(_totals(tables, choice, model))
+    seen = f"saturated on {outcomes.count(1)} of {len(outcomes)}" if outcomes else f"saturation: {NOT_MEASURED}"
+    return f"masking: {masked}", seen
+
+
+def _totals(tables: Tables, choice: Choice, model: str) -> pd.DataFrame:
+    totals = views.last(views.total_mui(tables["utilization"], choice.curves))
+    return totals[totals["model"] == model]
+
+
+def _saturated(totals: pd.DataFrame) -> list[int]:
+    cells = saturation.measured(totals)
+    return saturation.outcomes(cells) if len(cells) else []
 
 
 def _believe(tables: Tables, choice: Choice, model: str) -> tuple[str, ...]:
     """Samples, saturation and the check by masking, and what was not measured."""
     said, gaps = [], []
-    totals = views.last(views.total_mui(tables["utilization"], choice.curves))
-    totals = totals[totals["model"] == model]
+    totals = _totals(tables, choice, model)
     numbers = sorted({int(totals["n_samples"].min()), int(totals["n_samples"].max())})
     ms = totals["common_m"].dropna()
     at_m = f", MUI at {int(ms.iloc[0])} of them" if len(ms) else ""
     said.append(f"{' to '.join(map(str, numbers))} samples a task{at_m}")
-    cells = saturation.measured(totals)
-    if len(cells):
-        outcomes = saturation.outcomes(cells)
+    if outcomes := _saturated(totals):
         said.append(
-            f"MUI has saturated on {outcomes.count(1)} of {count(len(cells), 'task')}, not on {outcomes.count(-1)}, "
-            f"undecided on {outcomes.count(0)}"
+            tally(
+                f"MUI has saturated on {outcomes.count(1)} of {count(len(outcomes), 'task')}",
+                (outcomes.count(-1), f"not on {outcomes.count(-1)}"),
+                (outcomes.count(0), f"undecided on {outcomes.count(0)}"),
+            )
         )
     else:
         gaps.append("saturation")

@@ -13,13 +13,14 @@ import pandas as pd
 from moemui.key_neurons.settings import Setting
 from moemui.mui.dynamics import FLAT, PHASES
 from moemui.report import views
-from moemui.report.findings import comparisons, diversity, masking
+from moemui.report.findings import comparisons, diversity, key_experts, masking
 from moemui.report.findings.finding import SIGNIFICANT, Tables
 from moemui.report.glance import mean_steps
 from moemui.report.views import Choice, Estimate, NothingToShow
-from moemui.report.wording import count, estimate, listed, percent, points, sign
+from moemui.report.wording import change, count, estimate, key_share, listed, percent, points, sign, tally
 
 NAMED = 2  # models up to which each is named with its numbers
+LISTED = 13  # models up to which those in a phase are named, without numbers
 NOTHING = "Nothing here is significant"
 
 
@@ -78,26 +79,31 @@ def _at(tables: Tables, name: str, setting: Setting) -> pd.DataFrame:
 
 
 def _training(tables: Tables, choice: Choice, models: list[str]) -> str:
-    """The phase of each model's last step; counted by phase where there are many."""
+    """The phase of each model's last step; counted by phase where there are many, and named up to LISTED."""
     steps = {model: mean_steps(tables, choice, model) for model in models}
     last = {model: own.iloc[-1] for model, own in steps.items() if len(own) and own.iloc[-1]["phase"]}
     if not last:
         return ""
+    gaps = [model for model in models if model not in last]
+    without = f"; no phase: {', '.join(gaps)}" if gaps else ""
     if len(models) <= NAMED:
         each = [
-            f"{model} is {row['phase']} (accuracy {points(estimate(row, 'd_accuracy'))}, MUI "
-            f"{points(estimate(row, 'd_mui'))})"
+            f"{model} is {row['phase']} (change of accuracy {change(estimate(row, 'd_accuracy'))}, of MUI "
+            f"{change(estimate(row, 'd_mui'))})"
             for model, row in last.items()
         ]
         return (
-            f"In the last step of training, mean over tasks, {listed(each)}; intervals are over samples, not training "
-            "runs."
+            f"In the last step of training, mean over tasks, {listed(each)}{without}; intervals are over samples, not "
+            "training runs."
         )
     by = {phase: [m for m, row in last.items() if row["phase"] == phase] for phase in [*PHASES.values(), FLAT]}
-    parts = [f"{phase} {len(names)}" for phase, names in by.items() if names]
+    named = len(last) <= LISTED
+    parts = [
+        f"{phase} {len(names)}{' (' + ', '.join(names) + ')' if named else ''}" for phase, names in by.items() if names
+    ]
     return (
         f"In the last step of training, mean over tasks, of {count(len(last), 'model')} with a phase are "
-        f"{listed(parts)}, by 95 % intervals over samples, not training runs."
+        f"{listed(parts)}{without}, by 95 % intervals over samples, not training runs."
     )
 
 
@@ -110,19 +116,42 @@ def _between(values: dict[str, Estimate], words: Callable[[Estimate], str]) -> s
 
 
 def _concentration(tables: Tables, choice: Choice, models: list[str]) -> str:
-    try:
-        rows = views.last(views.key_experts(tables["key_experts"], choice))
-    except NothingToShow:
+    """How many experts are key, beside the untrained models, and how far that rests on the limit η_expert."""
+    measured = key_experts.concentration(tables, choice)
+    measured = {model: measured[model] for model in models if model in measured}
+    if not measured:
         return ""
-    shares = {
-        model: views.mean_column(rows[rows["model"] == model], "proportion")
-        for model in models
-        if (rows["model"] == model).any()
-    }
+    if len(measured) <= NAMED:
+        each = [f"{model} {percent(own.share)} ({own.beside})" for model, own in measured.items()]
+        text = f"Experts that are key, mean over tasks: {listed(each)}"
+    else:
+        shares = {model: own.share for model, own in measured.items()}
+        text = f"Experts that are key, mean over tasks: {_between(shares, percent)} of a model's{_since(measured)}"
+    limits = sorted({limit for own in measured.values() for limit in own.at_limits})
+    elsewhere = [
+        f"{_range([own.at_limits[limit].value for own in measured.values() if limit in own.at_limits])} at {limit:g}"
+        for limit in limits
+    ]
+    rests = f" (η_expert; the share would be {listed(elsewhere)})" if elsewhere else ""
     return (
-        f"Of a model's experts {_between(shares, percent)} are key, mean over tasks: active in at least "
-        f"{choice.expert_threshold:g} of the samples at {choice.experts.label}, limits on which this depends."
+        f"{text}; key: active in at least {choice.expert_threshold:g} of the samples{rests}, with "
+        f"{key_share(choice.experts)}."
     )
+
+
+def _since(measured: dict[str, key_experts.Concentration]) -> str:
+    """In how many models the share differs from the untrained one; empty without untrained checkpoints."""
+    signs = [own.against_untrained for own in measured.values() if own.untrained is not None]
+    if not signs:
+        return ""
+    words = {1: "larger", -1: "smaller", 0: "not shown to differ"}
+    outcomes = [f"{said} in {signs.count(of)}" for of, said in words.items() if of in signs]
+    return f"; beside the untrained checkpoint's it is {listed(outcomes)} of {count(len(signs), 'model')}"
+
+
+def _range(values: list[float]) -> str:
+    ends = dict.fromkeys(percent(end) for end in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def _masked(tables: Tables, choice: Choice, models: list[str]) -> str:
@@ -131,8 +160,12 @@ def _masked(tables: Tables, choice: Choice, models: list[str]) -> str:
     if not known:
         return ""
     signs = [sign(difference) for difference in known.values()]
+    outcomes = tally(
+        f"in {signs.count(1)} of {count(len(known), 'model')}",
+        (signs.count(-1), f"less in {signs.count(-1)}"),
+        (signs.count(0), f"undecided in {signs.count(0)}"),
+    )
     return (
-        f"Masking key neurons costs more accuracy than masking random ones of the same experts in {signs.count(1)} of "
-        f"{count(len(known), 'model')}, less in {signs.count(-1)}, undecided in {signs.count(0)}: by "
+        f"Masking key neurons costs more accuracy than masking random ones of the same experts {outcomes}: by "
         f"{_between(known, points)}; a small loss may also mean that there was little to lose."
     )

@@ -20,9 +20,9 @@ def limits(tables: Tables, choice: Choice) -> list[str]:
     if not choice.trained_here:
         return []
     return [
-        f"Each model was trained with one seed. In earlier trials of this same set-up, with two seeds, MUI differed "
-        f"between seeds by {SEED_NOISE} of its value. That was not measured in this study: differences between runs "
-        "smaller than this mean nothing here.",
+        f"Each model that the workflow trained ({', '.join(choice.trained_here)}) has one seed. In earlier trials of "
+        f"this same set-up, with two seeds, MUI differed between seeds by {SEED_NOISE} of its value. That was not "
+        "measured in this study: differences between runs smaller than this mean nothing here.",
         "The untrained checkpoint's MUI, experts and enrichment are artefacts of how the weights were drawn. It is "
         "shown as a baseline and has no phase.",
         *_smallness(tables, choice),

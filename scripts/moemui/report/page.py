@@ -19,8 +19,10 @@ from moemui.checks.threshold_selection import AUTO
 from moemui.report import libraries
 from moemui.report.figure_block import block, embedded
 from moemui.report.figures import FIGURES
+from moemui.report.figures.diagnostics import OUTCOMES
 from moemui.report.figures.figure import Data
 from moemui.report.figures.page_style import CONFIG
+from moemui.report.figures.trajectories import LETTERS
 from moemui.report.findings import findings
 from moemui.report.glance import glance, grounds
 from moemui.report.headline import headline
@@ -41,7 +43,7 @@ VERDICTS = {
     "agrees": "agrees with the paper",
     "disagrees": "disagrees with the paper",
     "undecided": "undecided",
-    "described": "no expectation",
+    "described": "the paper says nothing",
     "not measured": "not measured",
 }
 
@@ -67,7 +69,7 @@ def write_report(
     the SVG of each as written by `paper_style.save`. left_out: figure name → sentence that says why it is missing.
     choice: the settings shown.
     provenance: commit, dirty, packages (name → version), stage_seconds (stage → seconds), conservation_error_max,
-    conservation_tolerance, identity_error_max; what is absent or None is printed as not recorded.
+    identity_error_max; what is absent or None is printed as not recorded.
     files: name of a table or figure → the files that hold it, relative to the report's folder.
     made: table name → how it was made: stage, record (file relative to the report's folder), code, path (as the audit
     takes it), and where they are known run, inputs (in words), digest, commit and dirty. drawn: the same by figure
@@ -105,6 +107,8 @@ def write_report(
             if name in tables
         ],
         provenance=provenance,
+        letters=LETTERS,
+        symbols={outcome: symbol for outcome, (symbol, *_) in OUTCOMES.items()},
         chart_config=embedded(CONFIG),
         scripts={"charts": Markup(libraries.charts()), "tables": Markup(script)},
         styles={"tables": Markup(style)},

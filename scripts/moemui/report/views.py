@@ -26,6 +26,7 @@ NONE = {
     "diversity": "How results depend on the number of domains was not measured.",
 }
 MEASURED = ("accuracy", "mui")  # what a trajectory holds of each cell
+SAMPLES = {"accuracy": "n_graded", "mui": "n_samples"}  # and what each is measured on
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice, both: bool = 
     MUI has its interval over samples (jackknife). Up to half of a cell's samples it was found to hold what it says,
     between halves of real tasks; nearer to all of them it is too narrow, see `mui.utilization.common_samples`.
 
-    Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_samples (of a
-    mean: of its tasks together), n_accuracy, n_mui. The mean of each is taken over the tasks that have it at every
-    checkpoint of the model, so that its steps compare the same tasks; n_accuracy and n_mui count these tasks (on a
-    task's own row 1 where it is one of them, else 0). A
-    mean over none is missing, and a model without either has no mean. both: cells that lack one of the two count as
+    Columns: model, checkpoint, order, tokens, task, accuracy and mui with _low and _high, common_m, n_graded and
+    n_samples (the samples behind accuracy and MUI; of a mean those of its tasks together), n_accuracy, n_mui. The mean
+    of each is taken over the tasks that have it at every checkpoint of the model, so that its steps compare the same
+    tasks; n_accuracy and n_mui count these tasks (on a task's own row 1 where it is one of them, else 0). A mean over
+    none is missing, and a model without either has no mean. both: cells that lack one of the two count as
     lacking both, so that both means are over the same tasks. Raises NothingToShow where the tables have no rows.
     """
     mui = total_mui(tables["utilization"], choice.curves).rename(
@@ -133,14 +134,14 @@ def trajectory(tables: Mapping[str, pd.DataFrame], choice: Choice, both: bool = 
     if tables["performance"].empty:
         raise NothingToShow("The table performance is empty.")
     cell = ["model", "checkpoint", "task"]
-    accuracy = tables["performance"][[*cell, "accuracy", "accuracy_low", "accuracy_high"]]
+    accuracy = tables["performance"][[*cell, "accuracy", "accuracy_low", "accuracy_high", "n_graded"]]
     own = mui[[*cell, "order", "tokens", "mui", "mui_low", "mui_high", "common_m", "n_samples"]].merge(
         accuracy, on=cell, how="left"
     )
     if both:
         estimates = [f"{name}{end}" for name in MEASURED for end in ("", "_low", "_high")]
         own.loc[own[list(MEASURED)].isna().any(axis=1), estimates] = np.nan
-    own = own.assign(n_accuracy=0, n_mui=0)
+    own = own.assign(n_accuracy=0, n_mui=0, n_graded=own["n_graded"].fillna(0).astype(int))
     for _, group in own.groupby("model", sort=False):
         for name in MEASURED:
             own.loc[group.index, f"n_{name}"] = group["task"].isin(_everywhere(group, name)).astype(int)
@@ -159,7 +160,7 @@ def _means(own: pd.DataFrame) -> pd.DataFrame:
     for (model, checkpoint), cells in counted.groupby(["model", "checkpoint"], sort=False):
         row = {"model": model, "checkpoint": checkpoint, "task": MEAN}
         row |= {name: cells[name].iloc[0] for name in ("order", "tokens", "common_m")}
-        row["n_samples"] = cells["n_samples"].sum()
+        row |= {samples: cells.loc[cells[f"n_{name}"] > 0, samples].sum() for name, samples in SAMPLES.items()}
         for name in MEASURED:
             of = cells[cells[f"n_{name}"] > 0]
             mean = mean_column(of, name) if len(of) else Estimate(np.nan, np.nan, np.nan)

@@ -13,17 +13,18 @@ from moemui.report.views import Estimate
 NOT_KNOWN = "not known"
 
 
-def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0) -> str:
+def percent(number: Estimate | float, unit: str = " %", scale: float = 100.0, signed: bool = False) -> str:
     """A share as percent with one decimal, two below 1 %; an estimate with its interval in brackets, or without any.
 
-    A missing value (NaN) is printed as NOT_KNOWN, by `decimal` and `probability` as well.
+    signed: a plus before what is above 0, as of a change. A missing value (NaN) is printed as NOT_KNOWN, by `decimal`
+    and `probability` as well.
     """
     if _missing(number):
         return NOT_KNOWN
     if isinstance(number, float):
-        return f"{_number(scale * number, _decimals(scale * number))}{unit}"
+        return f"{_number(scale * number, _decimals(scale * number), signed)}{unit}"
     decimals = _decimals(scale * number.value)
-    value, low, high = (_number(scale * part, decimals) for part in number)
+    value, low, high = (_number(scale * part, decimals, signed) for part in number)
     missing = not np.isfinite([number.low, number.high]).all()
     if not missing and number.low == number.high:
         return f"{value}{unit} (the same in every resample)"  # no certainty: a threshold that no resample crosses
@@ -46,6 +47,11 @@ def points(number: Estimate | float) -> str:
     return percent(number, unit=" points")
 
 
+def change(number: Estimate | float) -> str:
+    """A difference or change of shares in percentage points, with its sign: +4.5 points [+4.0, +5.0]."""
+    return percent(number, unit=" points", signed=True)
+
+
 def _missing(number: Estimate | float) -> bool:
     return bool(np.isnan(number.value if isinstance(number, Estimate) else number))
 
@@ -54,17 +60,20 @@ def _decimals(value: float) -> int:
     return 1 if abs(value) >= 1 else 2
 
 
-def _number(value: float, decimals: int) -> str:
-    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")  # + 0.0 turns −0.0 into 0.0
+def _number(value: float, decimals: int, signed: bool = False) -> str:
+    rounded = round(value, decimals) + 0.0  # + 0.0 turns −0.0 into 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{decimals}f}".replace("-", "−")
 
 
 def probability(p: float) -> str:
-    """A p-value as printed: 0.031, or 2e−07 below 0.001."""
+    """A p-value as printed: 0.031, 0.0005 below 0.001, 2e−07 below 0.0001."""
     if _missing(p):
         return NOT_KNOWN
     if p == 0:
         return "below 1e−300"  # smaller than a float can hold
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}".replace("-", "−")
+    if p >= 0.0001:
+        return f"{p:.3f}" if p >= 0.001 else f"{p:.1g}"
+    return f"{p:.0e}".replace("-", "−")
 
 
 def power(number: float) -> str:
@@ -93,6 +102,11 @@ def listed(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
+def tally(first: str, *others: tuple[int, str]) -> str:
+    """`first`, then the words of each other count that is not 0: "on 2 of 3 tasks, undecided on 1"."""
+    return ", ".join([first, *(words for number, words in others if number)])
+
+
 def sentence(note: str) -> str:
     """A table's note as a sentence: capital first, one full stop at its end."""
     return f"{note[:1].upper()}{note[1:].rstrip('.')}." if note else ""
@@ -100,6 +114,11 @@ def sentence(note: str) -> str:
 
 def key_in_words(setting: Setting) -> str:
     """What is key at a setting, and its label."""
+    return f"{key_share(setting)} ({setting.label})"
+
+
+def key_share(setting: Setting) -> str:
+    """What is key at a setting."""
     share = f"{100 * setting.threshold:g} %"
     words = {
         "topk": f"up to {share} of a layer's neurons key in a sample",
@@ -108,4 +127,4 @@ def key_in_words(setting: Setting) -> str:
     }[setting.rule]
     if setting.selection == "per_token":
         words = words.replace("in a sample", "at a token")
-    return f"{words} ({setting.label})"
+    return words

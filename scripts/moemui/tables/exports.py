@@ -23,7 +23,11 @@ EXPERT = (
     text("expert", "printed name: L17-E8 routed (from 0), L28-S1 shared (from 1)"),
     text("kind", "routed or shared"),
 )
-NEURON = count("neuron", "index inside the expert, from 0: its row of gate_proj and up_proj, its column of down_proj")
+NEURON = count(
+    "neuron",
+    "index inside the expert, from 0: its column of down_proj, or row where the family's weights lie transposed; "
+    "shared experts fused into one MLP lie there one after the other (docs/files.md: mask.safetensors)",
+)
 
 KEY_NEURONS = Table(
     "key_neurons",

@@ -18,6 +18,7 @@ from moemui.report.views import Choice, NothingToShow
 
 MOST = 20  # experts of a model that can be read beside each other
 LIMIT = 0.5  # correlation from which colours are full; few are beyond it
+APART, TOGETHER = "var(--colour-1)", "var(--colour-0)"
 COLOURED = [COLOURS[1], "#f7f7f7", COLOURS[0]]  # apart, independent, together
 VERDICTS = {"together": Look(COLOURS[0], "^"), "apart": Look(COLOURS[1], "v"), "undecided": Look(GREY)}
 LABELS = {"together": "together (q < 0.05)", "apart": "apart (q < 0.05)", "undecided": "undecided (no mark)"}
@@ -140,38 +141,44 @@ def _triangle(data: Data, series: Series) -> dict:
         )
         for channel, side, options in ((alt.X, "b", {"labelAngle": -90}), (alt.Y, "a", {"minExtent": 44}))
     )  # fmt: skip
-    signed = alt.Scale(domain=[-LIMIT, 0, LIMIT], range=COLOURED, clamp=True, interpolate="rgb")
-    key = alt.Legend(title="Correlation within tasks", titleOrient="top", gradientLength=140)
+    sign = alt.condition("datum.phi_within < 0", alt.value(APART), alt.value(TOGETHER))
+    strength = alt.Scale(domain=[0, LIMIT], range=[0, 1], clamp=True)
     rows = placed(page_style.marks("pairs", series)).transform_calculate(
-        p_said=expert_axis.probability("p_within"), q_said=expert_axis.probability("q_within"),
-        phi_said="format(datum.phi_within, '.2f')",
+        q_said=expert_axis.probability("q_within"),
+        phi_said="format(datum.phi_within, '.2f')", strength="abs(datum.phi_within)",
         n_said="datum.n_both + ', expected ' + format(datum.expected_within, '.1f')",
     )  # fmt: skip
-    pair = {"expert_a": "Expert", "expert_b": "and expert", "model": "Model", "checkpoint": "Checkpoint"}
-    counts = {"n_a": "Samples with the first", "n_b": "Samples with the second", "n_samples": "Samples", "note": "Note"}
+    pair = {"expert_a": "Expert", "expert_b": "and expert"}
+    counts = {"n_a": "Samples with the first", "n_b": "Samples with the second"}
+    rest = {"n_samples": "Samples", "note": "Note"}
     tooltip = pair | {
         "phi_said": "Correlation within tasks", "odds_ratio_within_said": "Odds ratio within tasks [95 % interval]",
-        "p_said": "p", "q_said": "q (Benjamini–Hochberg)", "verdict_within": "Within tasks",
-        "n_said": "Samples with both", "n_tasks_within": "Tasks where both vary",
-    } | counts  # fmt: skip
+        "q_said": "q (Benjamini–Hochberg)", "n_said": "Samples with both",
+    } | rest  # fmt: skip
     tiles = page_style.said(rows, ["odds_ratio_within"], share=False, decimals=2)
     layers = [
         page_style.named(
-            tiles.mark_rect(stroke=page_style.CARD, strokeWidth=1).encode(
-                x=x, y=y, color=alt.Color("phi_within:Q", scale=signed, legend=key), tooltip=page_style.hover(**tooltip)
+            tiles.mark_rect(stroke=page_style.LINE, strokeWidth=1).encode(
+                x=x,
+                y=y,
+                fill=sign,
+                fillOpacity=alt.FillOpacity("strength:Q", scale=strength, legend=None),
+                tooltip=page_style.hover(**tooltip),
             )
         )
     ]
     if len(data["untested"]):
         empty = placed(page_style.marks("untested")).mark_rect(
-            fill=page_style.SOFT, fillOpacity=0.35, stroke=page_style.CARD, strokeWidth=1
+            fill=page_style.SOFT, fillOpacity=0.35, stroke=page_style.LINE, strokeWidth=1
         )
-        said = page_style.hover(**pair, n_both="Samples with both", **counts)
+        said = page_style.hover(**pair, n_both="Samples with both", **counts, **rest)
         layers.append(page_style.named(empty.encode(x=x, y=y, tooltip=said)))
     for name in ("together", "apart"):
         marked = tiles.transform_filter(f"datum.verdict_within === '{name}'")
         shape = page_style.SHAPES[VERDICTS[name].marker]
-        signs = marked.mark_point(shape=shape, fill="#111111", stroke="#ffffff", strokeWidth=0.5, size=50, opacity=1)
+        signs = marked.mark_point(
+            shape=shape, fill=page_style.TEXT, stroke=page_style.CARD, strokeWidth=0.5, size=50, opacity=1
+        )
         layers.append(signs.encode(x=x, y=y, tooltip=page_style.hover(**tooltip)))
     return page_style.view(*layers, series=series, zoomed=False, height=300)
 
@@ -194,10 +201,9 @@ def _means(rows: pd.DataFrame, series: Series) -> dict:
             points.encode(
                 x=x, y=y,
                 tooltip=page_style.hover(
-                    which="Pairs", model="Model", checkpoint="Checkpoint", mean_said="Mean correlation within tasks",
+                    which="Pairs", mean_said="Mean correlation within tasks",
                     chance_said="95 % of it by chance", p_said="p", n_testable_within="Pairs tested",
-                    n_together_within="Together (q < 0.05)", n_apart_within="Apart (q < 0.05)",
-                    n_compared="Experts compared", n_samples="Samples",
+                    n_together_within="Together (q < 0.05)", n_apart_within="Apart (q < 0.05)", n_samples="Samples",
                 ),
             )
         ),
@@ -212,7 +218,7 @@ FIGURE = Figure(
     title="Experts that are active together",
     caption=f"Pairs among the {MOST} experts that are most often active at each model's last checkpoint ({{experts}}) "
     "without being active in every sample, in the model's order. Colour: correlation of their being active within "
-    "tasks, blue more often together than by chance, orange less often, pale for independent experts, full from "
+    "tasks, blue more often together than by chance, orange less often, the paler the closer to independent, full from "
     f"±{LIMIT:g} on. A triangle that points up (together) or down (apart) marks pairs with q < 0.05 after "
     "Benjamini–Hochberg over the model's pairs. Grey: in no task do both experts vary, so nothing can be tested. "
     "Below: mean over all pairs that the table compares (diamond) and where 95 % of such means lie if experts are "
@@ -227,6 +233,11 @@ FIGURE = Figure(
     alt="Triangular heat maps, one panel a model, of correlations between experts, and their means with chance's "
     "range.",
     tables=("coactivation", "coactivation_summary"),
+    table_titles={
+        "pairs": "Correlation of every two experts",
+        "untested": "Pairs of experts that cannot be tested",
+        "means": "Mean correlation of pairs, beside chance",
+    },
     data=data,
     paper=paper,
     page=page,

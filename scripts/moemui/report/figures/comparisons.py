@@ -140,20 +140,19 @@ def page(data: Data, choice: Choice) -> Chart:
     found = data["differences"]
     there = views.names(found, "kind")
     series = Series("kind", {kind: look for kind, look in KINDS.items() if kind in there}, LABELS, line=False)
-    number = "format(100 * {}, abs(datum.difference) < 0.01 ? '.2f' : '.1f')"  # as in prose
+    number = "format(100 * {}, abs(datum.difference) < 0.01 ? '+.2f' : '+.1f')"  # as in prose
     value, low, high = (number.format(f"datum.difference{end}") for end in ("", "_low", "_high"))
     rows = page_style.marks("differences", series).transform_calculate(
         against="datum.kind === 'models' ? datum.other_model : 'at ' + datum.other_checkpoint",
         difference_said=f"{value} + ' points [' + {low} + ', ' + {high} + ']'",
-        mui_said="format(100 * datum.mui, '.2f') + ' %'",
-        mui_other_said="format(100 * datum.mui_other, '.2f') + ' %'",
+        mui_said="format(100 * datum.mui, '.2f') + ' % and ' + format(100 * datum.mui_other, '.2f') + ' %'",
+        samples="datum.n_samples + ' and ' + datum.n_samples_other",
         q_said="datum.q < 0.001 ? format(datum.q, '.0e') : format(datum.q, '.3f')",
         judged="datum.verdict === 'higher' || datum.verdict === 'lower' ? 'significantly ' + datum.verdict : "
         "datum.verdict",
     )
     unshown = f"datum.verdict === '{UNSHOWN}'"
-    label = "(datum.value > 0 ? '+' : '') + format(100 * datum.value, '~g')"
-    x = page_style.x("difference", "Difference (points)", domain=_spanned(found), labelExpr=label)
+    x = page_style.x("difference", "Difference", points=True, domain=_spanned(found))
     wide = min(130, 8 + 6 * max(len(_against(row)) for _, row in found.iterrows()))  # pixels for the names
     y = alt.Y("against:N", sort=None, axis=alt.Axis(title=None, ticks=False, labelLimit=wide, minExtent=wide))
     hue = page_style.coloured(series)
@@ -168,10 +167,9 @@ def page(data: Data, choice: Choice) -> Chart:
                 x=x, y=y, stroke=page_style.coloured(series, alt.Stroke), fill=page_style.hollow(series, unshown),
                 shape=page_style.shaped(series), strokeOpacity=alt.condition(unshown, alt.value(0.6), alt.value(1)),
                 tooltip=page_style.hover(
-                    model="Model", checkpoint="Checkpoint", other_model="Against", other_checkpoint="Its checkpoint",
-                    difference_said="Difference [95 % interval]", judged="Outcome", q_said="q", mui_said="MUI",
-                    mui_other_said="MUI of the other", m="MUI of samples", n_samples="Samples",
-                    n_samples_other="Samples of the other",
+                    other_model="Against", other_checkpoint="Its checkpoint",
+                    difference_said="Difference [95 % interval]", judged="Outcome", q_said="q",
+                    mui_said="MUI, own and other", m="MUI of samples", samples="Samples, own and other",
                 ),
             )
         ),
@@ -201,6 +199,9 @@ FIGURE = Figure(
     alt="Forest plots, one panel a model, of differences of mean MUI to other models and to its own earlier "
     "checkpoints, with intervals around a line at no difference.",
     tables=("comparisons", "utilization"),
+    table_titles={
+        "differences": "Difference of mean MUI of every two models and checkpoints",
+    },
     data=data,
     paper=paper,
     page=page,

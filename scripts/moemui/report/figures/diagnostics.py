@@ -162,6 +162,9 @@ FIGURE = Figure(
     alt="Tiles, a panel a model and a tile a flag, that say raised, not raised, undecided or not measured, with the "
     "figures and limits.",
     tables=("diagnostics",),
+    table_titles={
+        "flags": "Outcome of each flag for each model",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -132,6 +132,7 @@ def page(data: Data, choice: Choice) -> Chart:
             )
         ),
         series=series,
+        zoom_encodings=["y"],
     )  # fmt: skip
     titles = {
         measure: f"{level}: {label}" + (", %" if share else "") for (level, measure), (label, share) in PANELS.items()
@@ -156,6 +157,9 @@ FIGURE = Figure(
     r"\mathrm{KeyExpertProportion}(S) = \frac{|E_{\mathrm{key}}(S)|}{\sum_l (E_r + E_s)}",
     alt="Line charts, one panel a measure (neurons, experts, text), against the number of domains, a line a model.",
     tables=("diversity",),
+    table_titles={
+        "sets": "Each measure by number of domains",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -120,7 +120,7 @@ def page(data: Data, choice: Choice) -> Chart:
     words = {
         "shared_said": "datum.shared_key + ' of ' + (datum.shared_key + datum.shared_other)",
         "routed_said": "datum.routed_key + ' of ' + (datum.routed_key + datum.routed_other)",
-    } | {f"{name}_said": expert_axis.probability(name) for name in ("p_greater", "q_greater", "p_two_sided")}
+    } | {f"{name}_said": expert_axis.probability(name) for name in ("q_greater",)}
     tests = page_style.marks("tests", series).transform_calculate(
         **words,
         ratio_said=_ratio([f"datum.{name}" for name in RATIO]),
@@ -128,11 +128,9 @@ def page(data: Data, choice: Choice) -> Chart:
         ": 'not known'",
     )
     tooltip = {
-        "task_set": "Tasks", "model": "Model", "checkpoint": "Checkpoint", "ratio_said": "Odds ratio [95 % interval]",
-        "p_greater_said": "p (one-sided)", "q_greater_said": "q (Benjamini–Hochberg)",
-        "p_two_sided_said": "p (two-sided)", "shared_said": "Shared experts that are key",
+        "task_set": "Tasks", "checkpoint": "Checkpoint", "ratio_said": "Odds ratio [95 % interval]",
+        "q_greater_said": "q, one-sided (Benjamini–Hochberg)", "shared_said": "Shared experts that are key",
         "routed_said": "Routed experts that are key", "change_said": "Odds ratio / the untrained one's",
-        "n_experts": "Experts", "n_tasks": "Number of tasks", "odds_ratio_note": "Uncorrected odds ratio",
         "note": "Note",
     }  # fmt: skip
     layers = [
@@ -222,6 +220,10 @@ FIGURE = Figure(
     alt="Forest plots, one panel a model, of odds ratios on a logarithmic axis by task set, last checkpoint beside the "
     "untrained one.",
     tables=("enrichment",),
+    table_titles={
+        "tests": "Odds ratio of shared against routed experts",
+        "without": "Tests without an odds ratio",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure as Drawing
 from moemui.report import views
 from moemui.report.figures import expert_axis, page_style
 from moemui.report.figures.figure import Chart, Data, Figure, Tables
-from moemui.report.figures.paper_style import DOUBLE, PAGE, panels, styled
+from moemui.report.figures.paper_style import DOUBLE, HEAT, PAGE, panels, styled
 from moemui.report.views import TOP, Choice
 
 MOST = 40  # experts of a model that can be read below each other
-DARK = 0.7  # frequency from which a cell's number is white
+DARK = 0.7  # frequency from which a cell's number is white on paper
 LARGEST = 3  # models up to which cells hold their numbers on paper
 
 
@@ -58,7 +58,7 @@ def paper(data: Data, choice: Choice) -> Drawing:
     heights = {columns: 0.4 + (0.75 + high) * -(-len(models) // columns) for columns in possible}
     columns = next((columns for columns, height in heights.items() if height <= PAGE), possible[-1])
     figure = Drawing(figsize=(DOUBLE, heights[columns]))
-    heat, share = LinearSegmentedColormap.from_list("heat", page_style.HEAT), Normalize(0, 1)
+    heat, share = LinearSegmentedColormap.from_list("heat", HEAT), Normalize(0, 1)
     shown = panels(figure, len(models), columns)
     for axes, model in zip(shown, models, strict=True):
         grid = rows[rows["model"] == model].pivot(index="expert", columns="task", values="frequency")
@@ -99,27 +99,21 @@ def page(data: Data, choice: Choice) -> Chart:
     )  # fmt: skip
     axis = alt.Axis(title=None, orient="top", labelAngle=-50, labelOverlap=False, ticks=False, labelPadding=5)
     x = alt.X("task:N", sort=views.names(rows, "task"), axis=axis)
-    heat = alt.Scale(domain=[0, 0.5, 1], range=page_style.HEAT, interpolate="rgb")
-    legend = alt.Legend(
-        title="Frequency", orient="bottom", titleOrient="top", labelExpr="format(100 * datum.value, '~g') + ' %'"
-    )
     said = page_style.said(cells, ["frequency"]).transform_calculate(
         mui_said="format(100 * datum.expert_mui, '.1f') + ' %'"
     )
     tooltip = page_style.hover(
-        expert="Expert", kind="Kind", task="Task", model="Model", checkpoint="Checkpoint",
+        expert="Expert", kind="Kind", task="Task",
         frequency_said="Frequency [95 % interval]", rank="Rank on the task", mui_said="Expert MUI",
         n_samples="Samples",
     )  # fmt: skip
-    tiles = said.mark_rect(stroke=page_style.CARD, strokeWidth=1).encode(
-        x=x, y=y, color=alt.Color("frequency:Q", scale=heat, legend=legend),
-        tooltip=tooltip,
+    tiles = said.mark_rect(fill=page_style.CELL, stroke=page_style.LINE, strokeWidth=0.5).encode(
+        x=x, y=y, fillOpacity=page_style.heat("frequency"), tooltip=tooltip,
     )  # fmt: skip
     numbers = said.mark_text(fontSize=9).encode(
-        x=x, y=y, text=alt.Text("share:N"), tooltip=tooltip,
-        color=alt.condition(f"datum.frequency >= {DARK}", alt.value("#ffffff"), alt.value("#111111")),
+        x=x, y=y, text=alt.Text("share:N"), tooltip=tooltip
     ).transform_calculate(share="format(100 * datum.frequency, '.0f')")  # fmt: skip
-    once = cells.transform_filter(f"datum.task === {views.names(rows, 'task')[0]!r}")
+    once = cells.transform_aggregate(rows="count()", groupby=["expert", "kind", "expert_place"])
     beside = once.mark_point(opacity=1, size=26, tooltip=None).encode(
         x=alt.value(-8), y=y, shape=page_style.shaped(series), fill=page_style.coloured(series, alt.Fill),
         stroke=page_style.coloured(series, alt.Stroke),
@@ -147,13 +141,17 @@ FIGURE = Figure(
     "task's samples. Rows, in the model's order: the experts that are among the "
     f"{TOP} most frequent ones of any task; where these would be more than {MOST}, fewer of each task are taken, as "
     "the panel's heading says. All other experts are left out: on every task they rank below "
-    "those that are shown because of it. A row that is dark throughout is frequent whatever the task, one with a "
-    "single dark cell on that task alone. Shared experts have a square and a bold name; they see every token.",
+    "those that are shown because of it. A row that is full throughout is frequent whatever the task, one with a "
+    "single full cell on that task alone. Shared experts have a square and a bold name; they see every token.",
     definition="An expert is active in a sample s of task T when at least one of its neurons is among the sample's key "
     "neurons K(s). Its frequency on the task is the share of the task's samples in which it is active.",
     formula=r"\mathrm{freq}_T(e) = \frac{|\{s \in T : K(s) \cap e \neq \emptyset\}|}{|T|}",
-    alt="Heat maps, one panel a model, with experts as rows, tasks as columns and frequency as darkness and number.",
+    alt="Heat maps, one panel a model, with experts as rows, tasks as columns, frequency as depth of colour and "
+    "number.",
     tables=("expert_frequency",),
+    table_titles={
+        "cells": "Frequency of each expert on each task",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -56,7 +56,8 @@ class Figure:
 
     caption: what is to be seen, how to read it, with which settings; may hold {curves}, {experts}, {masking} and
     {expert_threshold}, which stand for the settings shown. definition: what is measured, in words; formula: in LaTeX,
-    "" for none. alt: what kind of picture it is, for who can't see it. tables: those it is made of. meanings: of
+    "" for none. alt: what kind of picture it is, for who can't see it. tables: those it is made of. table_titles: what
+    each of its data sets holds, in words, as the heading of its table. meanings: of
     columns of its data that none of these tables has, or that mean something else here: name → (meaning, unit).
     data: raises NothingToShow, with a sentence, where the study has no rows for it.
     """
@@ -68,6 +69,7 @@ class Figure:
     formula: str
     alt: str
     tables: tuple[str, ...]
+    table_titles: Mapping[str, str]
     data: Callable[[Tables, Choice], Data]
     paper: Callable[[Data, Choice], Drawing]
     page: Callable[[Data, Choice], Chart]

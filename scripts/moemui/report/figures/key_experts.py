@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Drawing
 from moemui.report import views
 from moemui.report.figures import page_style
 from moemui.report.figures.figure import Chart, Data, Figure, Series, Tables, estimate_meanings
-from moemui.report.figures.looks import COLOURS, GREY, Look, task_looks
+from moemui.report.figures.looks import COLOURS, Look, task_looks
 from moemui.report.figures.paper_style import (
     DOUBLE,
     HOLLOW,
@@ -40,7 +40,7 @@ def data(tables: Tables, choice: Choice) -> Data:
         dict(zip(PLACE, place, strict=True))
         | {"task": MEAN, **dict(zip(ESTIMATE, views.mean_column(cells, "proportion"), strict=True))}
         | {"n_undecided": cells["n_undecided"].sum(), "n_samples": cells["n_samples"].sum(), "n_tasks": len(cells)}
-        for place, cells in rows.groupby(PLACE, sort=False)
+        for place, cells in rows.groupby(PLACE, sort=False, dropna=False)  # tokens may be unknown
     ]
     own = [*PLACE, "task", *ESTIMATE, "n_key", "n_experts", "n_undecided", "n_samples"]
     return {"means": pd.DataFrame(means), "tasks": rows[own].reset_index(drop=True)}
@@ -48,9 +48,7 @@ def data(tables: Tables, choice: Choice) -> Data:
 
 def _looks(data: Data) -> dict[str, Look]:
     """The mean is black and no task is."""
-    tasks = task_looks(views.names(data["tasks"], "task"))
-    grey = {task: Look(GREY, look.marker, look.dash) for task, look in tasks.items() if look.colour == COLOURS[-1]}
-    return {MEAN: Look(COLOURS[-1])} | tasks | grey
+    return {MEAN: Look(COLOURS[-1])} | task_looks(views.names(data["tasks"], "task"))
 
 
 @styled
@@ -129,6 +127,7 @@ def page(data: Data, choice: Choice) -> Chart:
             )
         ),
         series=series,
+        zoom_encodings=["y"],
     )  # fmt: skip
     return Chart((specification,), series, panel="model")
 
@@ -148,6 +147,10 @@ FIGURE = Figure(
     r"\right\} \right|}{\sum_l (E_r + E_s)}",
     alt="Line charts, one panel a model, of the share of key experts over training checkpoints.",
     tables=("key_experts",),
+    table_titles={
+        "means": "Share of key experts of each checkpoint, mean over tasks",
+        "tasks": "Share of key experts of each checkpoint and task",
+    },
     data=data,
     paper=paper,
     page=page,

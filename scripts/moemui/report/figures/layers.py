@@ -159,6 +159,7 @@ def page(data: Data, choice: Choice) -> Chart:
             )
         ),
         series=series,
+        zoom_encodings=["y"],
     )  # fmt: skip
     last = data["means"].drop_duplicates("model")
     titles = {str(row["model"]): f"{row['model']}, {row['checkpoint']}" for row in last.to_dict("records")}
@@ -179,6 +180,10 @@ FIGURE = Figure(
     r"\right|}{\left| U_{l,\mathrm{kind}} \right|}",
     alt="Line charts, one panel a model, of MUI by layer, with a line for routed and one for shared experts.",
     tables=("expert_frequency",),
+    table_titles={
+        "means": "MUI of each layer, mean over tasks",
+        "tasks": "MUI of each layer and task",
+    },
     data=data,
     paper=paper,
     page=page,

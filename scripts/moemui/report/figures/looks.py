@@ -40,12 +40,16 @@ def looks(models: Iterable[str], families: Mapping[str, str]) -> dict[str, Look]
 
 
 def task_looks(tasks: Iterable[str]) -> dict[str, Look]:
-    """A look for every task: colours and markers in order, then the colours again with other markers and dashes."""
+    """A look for every task: colours and markers in order, then the colours again with other markers and dashes.
+
+    None is black, which is the look of all tasks together and of their mean.
+    """
+    colours = COLOURS[:-1]
     return {
         task: Look(
-            COLOURS[i % len(COLOURS)],
-            MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
-            DASHES[i // len(COLOURS) % len(DASHES)],
+            colours[i % len(colours)],
+            MARKERS[(i + i // len(colours)) % len(MARKERS)],
+            DASHES[i // len(colours) % len(DASHES)],
         )
         for i, task in enumerate(tasks)
     }

@@ -15,7 +15,7 @@ from moemui.report import views
 from moemui.report.figures import page_style
 from moemui.report.figures.figure import Chart, Data, Figure, Series, Tables, estimate_meanings
 from moemui.report.figures.looks import COLOURS, GREY, Look
-from moemui.report.figures.paper_style import DOUBLE, legend, logarithmic, mark, percent, styled
+from moemui.report.figures.paper_style import DOUBLE, legend, logarithmic, mark, points, styled
 from moemui.report.views import Choice, NothingToShow
 
 KEY = "key neurons"
@@ -129,7 +129,7 @@ def paper(data: Data, choice: Choice) -> Drawing:
             below = grid[2 * block + 1, column]
             _share_axes(below, grid[1, 0])
             _curves(below, data["means"], model, look, size)
-            below.set_ylabel("mean loss" if column == 0 else "")
+            below.set_ylabel("mean loss, points" if column == 0 else "")
     legend(drawing, {condition: mark(style) for condition, style in look.items()}, columns=3)
     return drawing
 
@@ -149,8 +149,8 @@ def _dots(axes: Axes, rows: pd.DataFrame, look: Mapping[str, Look], tasks: list[
         axes.errorbar(own["loss"], at, xerr=_distances(own), fmt=style.marker, color=style.colour, markersize=size)
     axes.axvline(0, color="black", linewidth=0.7)
     axes.set_yticks(range(len(tasks)), tasks)
-    axes.set(xlabel="accuracy lost", ylim=(len(tasks) - 0.5, -0.5))
-    percent(axes, "x")
+    axes.set(xlabel="accuracy lost, points", ylim=(len(tasks) - 0.5, -0.5))
+    points(axes, "x")
 
 
 def _curves(axes: Axes, means: pd.DataFrame, model: str, look: Mapping[str, Look], size: float) -> None:
@@ -165,7 +165,7 @@ def _curves(axes: Axes, means: pd.DataFrame, model: str, look: Mapping[str, Look
     logarithmic(axes)
     axes.set(xlim=[100 * end for end in domain], xlabel="neurons masked, %")
     axes.set_xticks([100 * tick for tick in ticks])
-    percent(axes)
+    points(axes)
 
 
 def _distances(rows: pd.DataFrame) -> list[pd.Series]:
@@ -188,22 +188,23 @@ def page(data: Data, choice: Choice) -> Chart:
 
 
 def _told(series: Series, name: str, **first: str) -> tuple[alt.Chart, list[alt.Tooltip]]:
-    base = page_style.said(page_style.marks(name, series), ["loss"])
+    base = page_style.said(page_style.marks(name, series), ["loss"], points=True)
     base = page_style.said(base, ["nll_increase"], share=False, decimals=3).transform_calculate(
         masked="format(datum.n_masked, ',.0f') + ' (' + format(100 * datum.share_masked, '.2f') + ' %)'",
-        often="isValid(datum.activation_frequency) ? format(100 * datum.activation_frequency, '.1f') + ' %' : '–'",
+        often="isValid(datum.activation_frequency) ? format(100 * datum.activation_frequency, '.1f') + ' %' : ''",
+        draws="datum.n_seeds > 0 ? datum.n_seeds : ''",
     )
     return base, page_style.hover(
-        model="Model", checkpoint="Checkpoint", **first, condition="Masked", masked="Neurons masked",
+        **first, condition="Masked", masked="Neurons masked",
         loss_said="Accuracy lost [95 % interval]", nll_increase_said="Rise of nll, nats/token [95 % interval]",
-        often="Switched on at", n_seeds="Random draws", n_samples="Samples",
+        often="Switched on at", draws="Random draws", n_samples="Samples",
     )  # fmt: skip
 
 
 def _by_task(rows: pd.DataFrame, series: Series, extent: int) -> dict:
     tasks = views.names(rows, "task")
     x = page_style.x(
-        "loss", "Accuracy lost", share=True, domain=page_style.spanned(*(rows[name] for name in LOST), at=[0])
+        "loss", "Accuracy lost", points=True, domain=page_style.spanned(*(rows[name] for name in LOST), at=[0])
     )
     y = alt.Y(
         "task:N",
@@ -236,11 +237,12 @@ def _by_share(rows: pd.DataFrame, series: Series, extent: int) -> dict:
     y = page_style.y(
         "loss",
         "Accuracy lost, mean",
-        share=True,
+        points=True,
         domain=page_style.spanned(*(rows[name] for name in LOST), at=[0]),
         minExtent=extent,
+        titleX=14 - extent,  # Vega puts a title beyond the least extent, which would move the view
     )
-    base, tooltip = _told(series, "means", n_tasks="Tasks", threshold="η")
+    base, tooltip = _told(series, "means", threshold="η")
     hue = page_style.coloured(series)
     return page_style.view(
         page_style.zero("y"),
@@ -254,6 +256,7 @@ def _by_share(rows: pd.DataFrame, series: Series, extent: int) -> dict:
         ),
         series=series,
         height=190,
+        zoom_encodings=["y"],
     )  # fmt: skip
 
 
@@ -275,10 +278,16 @@ FIGURE = Figure(
     alt="Dot plots, a panel a model, of the accuracy lost by masking key neurons and two random controls on each task, "
     "and curves of their mean over the share of neurons masked.",
     tables=("masking_effect", "masking"),
+    table_titles={
+        "tasks": "Accuracy lost on each task",
+        "means": "Accuracy lost by share of neurons masked, mean over tasks",
+    },
     data=data,
     paper=paper,
     page=page,
-    meanings=estimate_meanings("loss", "accuracy lost by masking; of a mean, the mean over its tasks")
+    meanings=estimate_meanings(
+        "loss", "accuracy lost by masking; of a mean, the mean over its tasks", "share difference"
+    )
     | estimate_meanings("nll_increase", "rise of the reference answer's negative log-likelihood", "nats/token")
     | {
         "condition": ("which neurons are set to 0: the key ones, or one of two random controls", ""),

@@ -21,12 +21,16 @@ def data(tables: Tables, choice: Choice) -> Data:
 
     Raises NothingToShow where no cell has both.
     """
-    cells = views.trajectory(tables, choice, both=True).dropna(subset=list(views.MEASURED))
-    if cells.empty:
-        raise NothingToShow("No task has both an accuracy and a MUI at the common number of samples.")
+    cells = views.trajectory(tables, choice, both=True)
     last = cells["order"] == cells.groupby("model", sort=False)["order"].transform("max")
-    rows = cells[(cells["task"] == MEAN) | last]
-    columns = ["model", "checkpoint", "order", "tokens", "task", *ESTIMATES, "common_m", "n_samples", "n_tasks"]
+    cells = cells.dropna(subset=list(views.MEASURED))
+    rows = cells[(cells["task"] == MEAN) | last[cells.index]]
+    if rows.empty:
+        raise NothingToShow(
+            "No task has both an accuracy and a MUI at the common number of samples, at the last checkpoint or all."
+        )
+    identity = ["model", "checkpoint", "order", "tokens", "task"]
+    columns = [*identity, *ESTIMATES, "common_m", "n_samples", "n_graded", "n_tasks"]
     return {"points": rows.assign(n_tasks=rows["n_mui"])[columns].reset_index(drop=True)}
 
 
@@ -83,7 +87,7 @@ def page(data: Data, choice: Choice) -> Chart:
                 tooltip=page_style.hover(
                     model="Model", checkpoint="Checkpoint", task="Task", mui_said="MUI [95 % interval]",
                     accuracy_said="Accuracy [95 % interval]", common_m="MUI of samples", n_samples="Samples",
-                    n_tasks="Tasks",
+                    n_graded="Graded samples",
                 ),
             )
         ),
@@ -106,6 +110,9 @@ FIGURE = Figure(
     formula=r"\mathrm{MUI}(m) = \frac{1}{\sum_l M_l} \sum_u \left[ 1 - \binom{n - q_u}{m} \Big/ \binom{n}{m} \right]",
     alt="Scatter plot with MUI on the horizontal and accuracy on the vertical axis, one line of checkpoints a model.",
     tables=("utilization", "performance"),
+    table_titles={
+        "points": "Accuracy and MUI of each checkpoint's mean over tasks, and of each task at the last checkpoint",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -29,7 +29,9 @@ PATHS = {
     "P": "M-.3,-.9H.3V-.3H.9V.3H.3V.9H-.3V.3H-.9V-.3H-.3Z",
 }  # fmt: skip
 SHARE = (-0.03, 1.03)  # ends of an axis that shows all shares there are, with room for marks at its ends
-HEAT = ["#f7fbff", "#6baed6", "#08306b"]  # light to dark in one hue, as on paper
+CELL = "var(--colour-0)"
+FULL = 0.6  # opacity of the fullest cell of a heat map on which the page's text is still read, light or dark
+MOST_TOLD = 8  # fields that hovering shows
 # The page's own; Vega measures text with it to place labels, for which a name like `inherit` is no font.
 FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 # What all views share. The page gives it to Vega once.
@@ -78,10 +80,17 @@ def named(layer: alt.Chart) -> alt.Chart:
     return layer.properties(name=layer.data.name)
 
 
-def view(*layers: alt.Chart, series: Series | None = None, zoomed: bool = True, height: int = HEIGHT) -> dict[str, Any]:
+def view(
+    *layers: alt.Chart,
+    series: Series | None = None,
+    zoomed: bool = True,
+    height: int = HEIGHT,
+    zoom_encodings: Sequence[Literal["x", "y"]] = ("x", "y"),
+) -> dict[str, Any]:
     """One view of a figure, as wide as its place on the page.
 
-    zoomed: both axes are numbers and can be zoomed. Scales are given the same domain in every layer that has one.
+    zoomed: both axes are numbers, and those of zoom_encodings can be zoomed. Scales are given the same domain in every
+    layer that has one.
     """
     clipped = []
     for layer in layers:
@@ -93,14 +102,31 @@ def view(*layers: alt.Chart, series: Series | None = None, zoomed: bool = True, 
         clipped.append(layer)
     if zoomed:
         last = clipped[-1]
-        clipped[-1] = last.add_params(alt.selection_interval(name="zoom", bind="scales", **ZOOM))
+        zoom = alt.selection_interval(name="zoom", bind="scales", encodings=list(zoom_encodings), **ZOOM)
+        clipped[-1] = last.add_params(zoom)
     chart = alt.layer(*clipped).properties(width="container", height=height)
     if series is not None:
         chart = chart.add_params(alt.param(name="shown", value=list(series.looks)))
     specification = chart.to_dict()
     specification.pop("config", None)  # the page's
     specification.pop("$schema", None)
+    for written in specification["layer"]:
+        _tell(written.get("encoding", {}))
     return specification
+
+
+def _tell(encoding: dict[str, Any]) -> None:
+    """What hovering shows, and a screen reader says, without the fields that a row leaves empty."""
+    if not isinstance(encoding.get("tooltip"), list):
+        return
+    shown, said = [], []
+    for told in encoding["tooltip"]:
+        value, title = f"datum[{json.dumps(told['field'])}]", json.dumps(told["title"], ensure_ascii=False)
+        known = f"isValid({value}) && {value} !== ''"
+        shown.append(f"{known} ? {{{title}: {value}}} : {{}}")
+        said.append(f"({known} ? {title} + ': ' + {value} + '; ' : '')")
+    encoding["tooltip"] = {"value": {"expr": f"merge({', '.join(shown)})"}}
+    encoding["description"] = {"value": {"expr": f"slice({' + '.join(said)}, 0, -2)"}}
 
 
 def percent_axis(title: str | None, **options: Any) -> alt.Axis:
@@ -108,10 +134,19 @@ def percent_axis(title: str | None, **options: Any) -> alt.Axis:
     return alt.Axis(title=title, labelExpr="format(100 * datum.value, '~g') + ' %'", **options)
 
 
+def points_axis(title: str | None, **options: Any) -> alt.Axis:
+    """An axis of differences of shares, printed as percentage points with their sign."""
+    label = "(datum.value > 0 ? '+' : '') + format(100 * datum.value, '~g')"
+    return alt.Axis(title=f"{title} (points)", labelExpr=label, **options)
+
+
 def x(
     field: str, title: str | None, *, share: bool = False, domain: Sequence[float] | None = None, **options: Any
 ) -> alt.X:
-    """A horizontal axis of numbers; share: printed as percent. domain: its ends, from the data where there are none."""
+    """A horizontal axis of numbers; share: printed as percent. domain: its ends, from the data where there are none.
+
+    points=True, instead of share: differences of shares, printed as percentage points.
+    """
     return alt.X(field, type="quantitative", **_scaled(title, share, domain, options))
 
 
@@ -127,7 +162,8 @@ def _scaled(title: str | None, share: bool, domain: Sequence[float] | None, opti
     scale: dict[str, Any] = {"type": kind, "nice": domain is None} | ({"zero": False} if kind == "linear" else {})
     if domain is not None:
         scale["domain"] = [float(end) for end in domain]
-    axis = percent_axis(title, **options) if share else alt.Axis(title=title, **options)
+    written = points_axis if options.pop("points", False) else percent_axis if share else alt.Axis
+    axis = written(title=title, **options)
     return {"scale": alt.Scale(**scale), "axis": axis}
 
 
@@ -168,14 +204,21 @@ def dash(look: Look) -> list[float]:
     return [1, 0] if look.dash == "-" else [2.0 * part for part in look.dash[1]]
 
 
-def said(chart: alt.Chart, names: Sequence[str], *, share: bool = True, decimals: int = 1) -> alt.Chart:
-    """The chart with NAME_said for each estimate: its value and its interval in words, for what hovering shows."""
-    form, factor, unit = f"'.{decimals}f'", "100 * " if share else "", " + ' %'" if share else ""
+def said(
+    chart: alt.Chart, names: Sequence[str], *, share: bool = True, points: bool = False, decimals: int = 1
+) -> alt.Chart:
+    """The chart with NAME_said for each estimate: its value and its interval in words, for what hovering shows.
+
+    share: in percent. points: a difference of shares, in percentage points with its sign, as prose has it.
+    """
+    factor = "100 * " if share or points else ""
+    form = f"'{'+' if points else ''}.{decimals}f'"
+    after, unit = (" + ' points'", "") if points else ("", " + ' %'" if share else "")
     for name in names:
         value, low, high = (f"format({factor}datum.{name}{end}, {form})" for end in ("", "_low", "_high"))
         words = (
-            f"isValid(datum.{name}) ? {value} + (isValid(datum.{name}_low) ? ' [' + {low} + ', ' + {high} + ']' : "
-            f"' (no interval)'){unit} : 'not known'"
+            f"isValid(datum.{name}) ? {value}{after} + (isValid(datum.{name}_low) ? "
+            f"' [' + {low} + ', ' + {high} + ']' : ' (no interval)'){unit} : 'not known'"
         )
         chart = chart.transform_calculate(**{f"{name}_said": words})
     return chart
@@ -189,6 +232,12 @@ def hover(**fields: str) -> list[alt.Tooltip]:
 def hollow(series: Series, where: str = "datum.tokens === 0") -> Any:
     """Fill of marks: the page's colour where the condition holds (an untrained checkpoint), else that of the legend."""
     return alt.condition(where, alt.value(CARD), coloured(series, alt.Fill))
+
+
+def heat(field: str, *, low: float = 0.0) -> alt.FillOpacity:
+    """How full a cell of a heat map is, from nothing at `low` to FULL at 1; numbers in the cells say it exactly."""
+    scale = alt.Scale(domain=[low, 1], range=[0, FULL], clamp=True)
+    return alt.FillOpacity(field, type="quantitative", scale=scale, legend=None)
 
 
 def zero(channel: str = "x", at: float = 0.0) -> alt.Chart:
@@ -233,12 +282,20 @@ def checkpoint_x(rows: pd.DataFrame, field: str = "order", *, labels: bool = Tru
 
 
 def trajectory(
-    name: str, title: str, x_axis: alt.X, series: Series, *, domain: Sequence[float], data: str = "", **options: Any
+    name: str,
+    title: str,
+    x_axis: alt.X,
+    series: Series,
+    *,
+    domain: Sequence[float],
+    data: str = "",
+    samples: str = "n_samples",
+    **options: Any,
 ) -> tuple[alt.Chart, ...]:
     """A share over checkpoints as layers: band, line and marks; untrained checkpoints hollow, with a bar, not joined.
 
-    name: the column of the share, with NAME_low, NAME_high, order, tokens, checkpoint, task, n_samples and n_tasks
-    beside it; data: its data set, else the one of that name. options: of the vertical axis.
+    name: the column of the share, with NAME_low, NAME_high, order, tokens, checkpoint, task, the column of
+    samples and n_tasks beside it; data: its data set, else the one of that name. options: of the vertical axis.
     """
     data = data or name
     rows = marks(data, series)
@@ -255,7 +312,7 @@ def trajectory(
         named(
             points.encode(
                 x=x_axis, y=height, stroke=coloured(series, alt.Stroke), fill=hollow(series), shape=shaped(series),
-                tooltip=hover(**tooltip, n_samples="Samples", n_tasks="Tasks"),
+                tooltip=hover(**tooltip, **{samples: "Samples"}, n_tasks="Tasks"),
             )
         ),
     )  # fmt: skip

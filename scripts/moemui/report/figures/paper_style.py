@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from moemui.report.figures.looks import GREY, Look
 
+HEAT = ["#f7fbff", "#6baed6", "#08306b"]  # cells of a heat map, light to dark in one hue
 SINGLE, DOUBLE = 3.4, 7.0  # inches: one column and the full width of a two-column page
 PAGE = 9.5  # inches: the height of its text
 LETTER = 0.58  # mean width of a letter, of its size
@@ -122,6 +123,14 @@ def percent(axes: Axes, which: str = "y") -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{round(100 * value, 6):g} %"))
         if name == "x":
             axis.set_major_locator(MaxNLocator(6))  # more labels run into each other
+
+
+def points(axes: Axes, which: str = "y") -> None:
+    """Differences of shares are printed as percentage points with their sign."""
+    percent(axes, which)
+    for name in which:
+        form = FuncFormatter(lambda value, _: f"{round(100 * value, 6):+g}" if round(100 * value, 6) else "0")
+        getattr(axes, f"{name}axis").set_major_formatter(form)
 
 
 def logarithmic(axes: Axes) -> None:

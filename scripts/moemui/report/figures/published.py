@@ -27,7 +27,8 @@ METRICS = {
     "expert_mui": "Expert MUI",
 }
 VALUE = ["value", "value_low", "value_high"]
-STEP, EXTENT = 24, 150  # pixels that a pair takes, and that its name does
+STEP = 24  # pixels that a pair takes
+EXTENT = alt.expr("windowSize()[0] < 700 ? 150 : 210")  # and that its name does
 
 
 def data(tables: Tables, choice: Choice) -> Data:
@@ -138,8 +139,7 @@ def _pairs(rows: pd.DataFrame, series: Series, metric: str) -> dict:
                 shape=page_style.shaped(series),
                 tooltip=page_style.hover(
                     source="Value of", value_said="Value [95 % interval]", difference_said="Own − published",
-                    rank="Rank", published_model="Published as", model="Model", checkpoint="Checkpoint", task="Task",
-                    expert="Expert", note="Note",
+                    rank="Rank", label="Published as", model="Model", checkpoint="Checkpoint", note="Note",
                 ),
             )
         ),
@@ -153,13 +153,13 @@ def _agreement(rows: pd.DataFrame, series: Series) -> dict:
     base = page_style.marks("agreement").transform_calculate(
         group=f"{json.dumps(METRICS)}[datum.metric] + ', ' + (datum.model || 'models') + "
         f"(datum.task === '{MEAN}' ? '' : ', ' + datum.task)",
-        ranks="isValid(datum.spearman) ? format(datum.spearman, '.2f') : '–'",
-        p_said="isValid(datum.spearman_p) ? format(datum.spearman_p, '.2~g') : '–'",
+        ranks="isValid(datum.spearman) ? format(datum.spearman, '.2f') : 'none (' + (datum.note || 'not known') + ')'",
+        p_said="isValid(datum.spearman_p) ? format(datum.spearman_p, '.2~g') : ''",
         difference_said="format(100 * datum.mean_difference, '+.1f') + ' points'",
     )
     base = base.transform_calculate(words="datum.group + ': n ' + datum.n_common + ', ρ ' + datum.ranks")
     ends = page_style.spanned(rows["mean_difference"], at=[0])
-    x = page_style.x("mean_difference", "Own − published, mean", share=True, domain=ends, labelSeparation=6)
+    x = page_style.x("mean_difference", "Own − published, mean", points=True, domain=ends, labelSeparation=6)
     y = alt.Y("group:N", sort=None, axis=None)
     return page_style.view(
         page_style.zero(),
@@ -196,6 +196,10 @@ FIGURE = Figure(
     alt="Paired marks, by metric: the study's own value with its interval and the published one, a line a "
     "model, checkpoint or expert.",
     tables=("published", "published_agreement"),
+    table_titles={
+        "pairs": "Own and published values",
+        "agreement": "How well own and published values agree",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -14,6 +14,7 @@ from moemui.report import views
 from moemui.report.figures import page_style
 from moemui.report.figures.figure import Chart, Data, Figure, Series, Tables, estimate_meanings
 from moemui.report.figures.looks import Look, task_looks
+from moemui.report.figures.panel_domains import panel_domain
 from moemui.report.figures.paper_style import (
     DOUBLE,
     legend,
@@ -30,6 +31,7 @@ from moemui.report.views import Choice
 
 CELL = ["model", "checkpoint", "task"]
 ENDLESS = "∞"
+TOP = "chao2_high"
 # Asymptotes stand right of the largest n, at these multiples of it: a line, the first, the last, the end of the axis.
 # Each task has a place of its own, so that intervals don't hide each other.
 EDGE, FIRST, LAST, END = 1.25, 1.6, 4.0, 5.0
@@ -133,7 +135,14 @@ def page(data: Data, choice: Choice) -> Chart:
         grid=False,
         tickCount=len(ticks),
     )
-    y = page_style.y("mui", "MUI", share=True)
+    # said for each panel, since Vega finds no ends of its own where the legend hides all tasks
+    tops = pd.concat([curves[["model", "mui"]], *(data["asymptotes"][["model", name]] for name in ("chao2", TOP))])
+    ends = {
+        str(model): page_style.spanned(own["mui"], own["chao2"], own[TOP], at=[0])
+        for model, own in tops.groupby("model", sort=False)
+    }
+    scale = alt.Scale(domain=panel_domain("curves", "model", ends))
+    y = alt.Y("mui:Q", scale=scale, axis=page_style.percent_axis("MUI"))
     hue = page_style.coloured(series)
     rows = page_style.marks("curves", series)
     beyond = page_style.marks("asymptotes", series).transform_calculate(
@@ -171,6 +180,7 @@ def page(data: Data, choice: Choice) -> Chart:
             )
         ),
         series=series,
+        zoom_encodings=["y"],
     )  # fmt: skip
     last = curves.drop_duplicates("model")
     titles = {str(row["model"]): f"{row['model']}, {row['checkpoint']}" for row in last.to_dict("records")}
@@ -195,6 +205,10 @@ FIGURE = Figure(
     alt="Line charts, one panel a model, of MUI rising with the number of samples, one line a task, and the asymptote "
     "of each task at the right edge.",
     tables=("saturation", "utilization"),
+    table_titles={
+        "curves": "Expected MUI by number of samples",
+        "asymptotes": "Asymptote of each task",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from moemui.key_neurons.settings import MAIN, RULES, Setting
 from moemui.report.figures import page_style
 from moemui.report.figures.figure import Chart, Data, Figure, Tables, estimate_meanings
-from moemui.report.figures.paper_style import DOUBLE, SINGLE, styled
+from moemui.report.figures.paper_style import DOUBLE, HEAT, SINGLE, styled
 from moemui.report.views import Choice, NothingToShow
 
 FORMULATIONS = {"projection": "proj", "glu": "glu", "activation": "act"}
@@ -25,7 +25,7 @@ SHOWN = {
     "mui": ("spearman", "MUI: Spearman correlation"),
     "key_expert_proportion": ("cosine", "Share of key experts: cosine similarity"),
 }
-DARK = 0.72  # place on the scale of colours from which white reads better than black
+DARK = 0.72  # place on the scale of colours from which white reads better than black on paper
 WIDEST = 8  # settings whose cells hold numbers in a panel that is not of full width
 NARROW = "windowSize()[0] < 600"  # on a phone, where names leave room for the cells
 CELL, NUMBERS, NAMES = 0.26, 0.19, 1.0  # inches: the widest cell, the narrowest that holds a number, settings' names
@@ -114,7 +114,7 @@ def paper(data: Data, choice: Choice) -> Drawing:
     side = min(CELL * len(names), width - NAMES - 0.6)
     drawing = Drawing(figsize=(width, side + NAMES + 0.65))
     axes = drawing.subplots()
-    colours = LinearSegmentedColormap.from_list("heat", page_style.HEAT)
+    colours = LinearSegmentedColormap.from_list("heat", HEAT)
     mesh = axes.pcolormesh(matrix, cmap=colours, vmin=lowest, vmax=1)  # not imshow, which puts a bitmap into the SVG
     axes.set(aspect="equal", ylim=(len(names), 0))
     below, above = (SHOWN[name][1].replace(": ", " ({} the diagonal):\n") for name in ("mui", "key_expert_proportion"))
@@ -146,21 +146,18 @@ def page(data: Data, choice: Choice) -> Chart:
     labels = json.dumps({name: short(name) for name in names}, ensure_ascii=False)
     axis: dict[str, Any] = {
         "title": None, "labelExpr": f"{labels}[datum.value]", "labelOverlap": False, "ticks": False,
-        "labelLimit": alt.expr(f"{NARROW} ? 80 : 220"), "labelFontSize": alt.expr(f"{NARROW} ? 8.5 : 11"),
+        "labelLimit": alt.expr(f"{NARROW} ? 120 : 220"), "labelFontSize": alt.expr(f"{NARROW} ? 8.5 : 11"),
     }  # fmt: skip
     x = alt.X("setting_a:N", sort=None, scale=alt.Scale(domain=names[:-1]), axis=alt.Axis(labelAngle=-90, **axis))
     y = alt.Y("setting_b:N", sort=None, scale=alt.Scale(domain=names[1:]), axis=alt.Axis(**axis))
-    colour = alt.Color(
-        "agreement:Q", scale=alt.Scale(domain=[lowest, 1], range=page_style.HEAT), legend=alt.Legend(title=None)
-    )
     told = {"setting_a": "Setting", "setting_b": "beside", "differs_in": "Differ in"}
     value = {"statistic": "Statistic", "agreement_said": "Value [95 % interval]"}
     numbers = {"n_cells": "Cells", "n_clusters": "Checkpoints", "note": "Note"}
     cells = page_style.said(page_style.marks("pairs"), ["agreement"], share=False, decimals=3)
     layers = [
         page_style.named(
-            cells.mark_rect(stroke=page_style.CARD).encode(
-                x=x, y=y, color=colour,
+            cells.mark_rect(fill=page_style.CELL, stroke=page_style.LINE).encode(
+                x=x, y=y, fillOpacity=page_style.heat("agreement", low=lowest),
                 tooltip=page_style.hover(**told, **value, **numbers),
             )
         ),
@@ -170,9 +167,6 @@ def page(data: Data, choice: Choice) -> Chart:
             tooltip=None,
         ).encode(
             x=x, y=y, text=alt.Text("agreement:Q", format=".2f"),
-            color=alt.condition(
-                f"datum.agreement > {lowest + DARK * (1 - lowest)}", alt.value("white"), alt.value("black")
-            ),
         ),
     ]  # fmt: skip
     if "missing" in data:
@@ -188,11 +182,12 @@ FIGURE = Figure(
     name="settings",
     title="Which settings agree?",
     caption="Agreement of every two settings over all model × checkpoint × task cells that both have: rank (Spearman) "
-    "correlation of MUI, and cosine similarity of the share of key experts. Dark: alike. Settings stand by "
-    "formulation (proj: projection, act: activation) and then by threshold (top score: share of the layer's highest "
-    "score, else of the neurons that can be key); named besides are a selection that isn't pairs, a rule that isn't "
-    "topk (global: over all layers), and other scoring options. An empty cell has no value, for the reason in the "
-    "table. Intervals are a bootstrap over whole checkpoints, since the tasks of one checkpoint are not independent.",
+    "correlation of MUI, and cosine similarity of the share of key experts. The fuller a cell, the more alike. "
+    "Settings stand by formulation (proj: projection, act: activation) and then by threshold (top score: share of the "
+    "layer's highest score, else of the neurons that can be key); named besides are a selection that isn't pairs, a "
+    "rule that isn't topk (global: over all layers), and other scoring options. An empty cell has no value, for the "
+    "reason in the table. Intervals are a bootstrap over whole checkpoints, since the tasks of one checkpoint are not "
+    "independent.",
     definition="Each setting gives one value for every model × checkpoint × task: MUI at the common number of samples, "
     "or the share of experts that are key. Two settings agree in MUI where they put the cells in the same order; R "
     "is the rank of a cell's MUI. They agree in key experts where their vectors p point the same way. Shares are "
@@ -202,6 +197,10 @@ FIGURE = Figure(
     alt="Heat maps of settings against settings, a cell for each two: Spearman correlation of MUI, and cosine "
     "similarity of the share of key experts.",
     tables=("sensitivity",),
+    table_titles={
+        "pairs": "Agreement of every two settings",
+        "missing": "Pairs of settings without a value",
+    },
     data=data,
     paper=paper,
     page=page,

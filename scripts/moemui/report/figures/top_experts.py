@@ -93,7 +93,7 @@ def page(data: Data, choice: Choice) -> Chart:
         mui_said="format(100 * datum.expert_mui, '.1f') + ' %'"
     )
     tooltip = page_style.hover(
-        expert="Expert", kind="Kind", model="Model", checkpoint="Checkpoint", rank="Rank",
+        expert="Expert", kind="Kind", rank="Rank",
         frequency_said="Frequency [95 % interval]", mui_said="Expert MUI, mean over tasks",
         n_samples="Samples", n_tasks="Tasks",
     )  # fmt: skip
@@ -133,6 +133,9 @@ FIGURE = Figure(
     r"\mathrm{MUI}(e) = \frac{\left| \bigcup_s K(s) \cap e \right|}{|e|}",
     alt="Horizontal bar charts, one panel a model, of the ten most frequent experts, with their expert MUI as marks.",
     tables=("expert_frequency",),
+    table_titles={
+        "experts": "Frequency and expert MUI of the most frequent experts",
+    },
     data=data,
     paper=paper,
     page=page,

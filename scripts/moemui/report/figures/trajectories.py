@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -23,7 +26,8 @@ PHASE_LOOKS = {
     FLAT: Look(GREY),
 }
 LETTERS = dict(zip(PHASE_LOOKS, "AECXF", strict=True))
-EXTENT = 80  # pixels for the names of models beside the strip, and as much beside the views above it
+EXTENT = (80, 150)  # pixels, at least and at most, beside the views, in which the names of models stand
+NARROW = "windowSize()[0] < 600"  # on a phone, where the strip has but the least of them
 CHANGES = ["d_accuracy", "d_mui"]
 
 
@@ -40,24 +44,16 @@ def data(tables: Tables, choice: Choice) -> Data:
     cells = cells.sort_values("task", key=lambda tasks: tasks != MEAN, kind="stable")  # the mean first, as it counts
     shown: dict[str, pd.DataFrame] = {}
     for name in views.MEASURED:
-        own = cells.dropna(subset=[name]).assign(n_tasks=cells[f"n_{name}"])
+        own = cells.dropna(subset=[name])
+        own = own.assign(n_tasks=own[f"n_{name}"])
         columns = ["model", "checkpoint", "order", "tokens", "task", name, f"{name}_low", f"{name}_high"]
-        shown[name] = own[[*columns, *(["common_m"] if name == "mui" else []), "n_samples", "n_tasks"]]
+        shown[name] = own[[*columns, *(["common_m"] if name == "mui" else []), views.SAMPLES[name], "n_tasks"]]
     phases = tables["phases"]
     phases = views.at(phases, choice.curves, "phases") if len(phases) else phases
     phases = phases[phases["phase"] != ""]
     estimates = [f"{name}{end}" for name in CHANGES for end in ("", "_low", "_high")]
-    steps = [
-        "model",
-        "task",
-        "from_checkpoint",
-        "to_checkpoint",
-        "from_order",
-        "to_order",
-        "phase",
-        *estimates,
-        "n_samples",
-    ]
+    steps = ["model", "task", *(f"{end}_{name}" for name in ("checkpoint", "order") for end in ("from", "to")), "phase"]
+    steps += [*estimates, "n_samples"]
     return {name: rows.reset_index(drop=True) for name, rows in (shown | {"phases": phases[steps]}).items()}
 
 
@@ -128,30 +124,43 @@ def page(data: Data, choice: Choice) -> Chart:
         "mui": page_style.spanned(*(data["mui"][f"mui{end}"] for end in ("", "_high")), at=[0]),
     }
     titles = {"accuracy": "Accuracy", "mui": "MUI"}
-    x = page_style.checkpoint_x(cells, labels=False)
+    wide = int(np.clip(10 + 6.5 * max(map(len, series.looks)), *EXTENT))
+    extent = alt.expr(f"{NARROW} ? {EXTENT[0]} : {wide}")
+    # Vega puts a title beyond the least extent, which would move the view away from the strip's
+    place: dict[str, Any] = {"minExtent": extent, "titleX": alt.expr(f"18 - ({extent.expr})")}
+    named = {"accuracy": False, "mui": data["phases"].empty}  # checkpoints are named below the lowest view
     specifications = [
         page_style.view(
-            *page_style.trajectory(name, titles[name], x, series, domain=domains[name], minExtent=EXTENT),
+            *page_style.trajectory(
+                name,
+                titles[name],
+                page_style.checkpoint_x(cells, labels=named[name]),
+                series,
+                domain=domains[name],
+                samples=views.SAMPLES[name],
+                **place,
+            ),
             series=series,
             height=150,
+            zoom_encodings=["y"],
         )
         for name in views.MEASURED
     ]
     if len(data["phases"]):
-        specifications.append(_phases(series, cells))
+        specifications.append(_phases(series, cells, extent))
     names = {MEAN: "mean over tasks"}
     return Chart(tuple(specifications), series, panel="task", titles=names)
 
 
-def _phases(series: Series, cells: pd.DataFrame) -> dict:
+def _phases(series: Series, cells: pd.DataFrame, extent: alt.ExprRef) -> dict:
     base = page_style.marks("phases", series).transform_calculate(
         letter=f"{LETTERS!r}[datum.phase]", middle="(datum.from_order + datum.to_order) / 2"
     )
-    base = page_style.said(base, CHANGES)
+    base = page_style.said(base, CHANGES, points=True)
     scale = alt.Scale(domain=list(PHASE_LOOKS), range=[page_style.colour(look) for look in PHASE_LOOKS.values()])
-    rows = alt.Y(
-        "model:N", sort=list(series.looks), axis=alt.Axis(title=None, ticks=False, labelLimit=EXTENT, minExtent=EXTENT)
-    )
+    # no wider than the views above, less the room between a name and its row
+    axis = alt.Axis(title=None, ticks=False, labelLimit=alt.expr(f"{extent.expr} - 6"), minExtent=extent)
+    rows = alt.Y("model:N", sort=list(series.looks), axis=axis)
     x = page_style.checkpoint_x(cells, field="from_order")
     steps = base.mark_bar(opacity=0.45, stroke=page_style.CARD).encode(
         x=x, x2="to_order", y=rows, color=alt.Color("phase:N", scale=scale, legend=None),
@@ -182,6 +191,11 @@ FIGURE = Figure(
     alt="A panel for the mean and for each task: accuracy above MUI over training checkpoints, with bands, and a "
     "strip of phases below them.",
     tables=("utilization", "performance", "phases"),
+    table_titles={
+        "accuracy": "Accuracy of each model, checkpoint and task",
+        "mui": "MUI of each model, checkpoint and task",
+        "phases": "Phase of each step from one checkpoint to the next",
+    },
     data=data,
     paper=paper,
     page=page,

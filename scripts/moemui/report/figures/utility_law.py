@@ -209,6 +209,10 @@ FIGURE = Figure(
     r"\mathrm{performance} = a + b \cdot \ln \mathrm{MUI}",
     alt="Two scatter plots of accuracy against MUI with fitted lines and bands: this study, and the paper's figures.",
     tables=("utility_curve", "utility_law", "performance", "utilization"),
+    table_titles={
+        "points": "Accuracy and MUI of models and checkpoints, own and published",
+        "fits": "Fitted lines",
+    },
     data=data,
     paper=paper,
     page=page,

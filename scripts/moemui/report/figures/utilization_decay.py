@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from moemui.laws.decay import ALL_TASKS
 from moemui.report import views
 from moemui.report.figures import page_style
 from moemui.report.figures.figure import Chart, Data, Figure, Series, Tables
-from moemui.report.figures.looks import COLOURS, DASHES, GREY, Look
+from moemui.report.figures.looks import COLOURS, GREY, Look, task_looks
 from moemui.report.figures.paper_style import DOUBLE, legend, logarithmic, panels, styled
 from moemui.report.views import Choice
 
@@ -51,12 +52,7 @@ def _looks(curves: pd.DataFrame) -> dict[str, Look]:
     """The look of every line: tasks in colours and dashes, black for all together, grey for these untrained."""
     lines = views.names(curves, "line")
     tasks = [line for line in lines if line not in (TOGETHER, UNTRAINED)]
-    colours = COLOURS[:-1]  # black stands for all tasks
-    found = {
-        task: Look(colours[i % len(colours)], dash=DASHES[i // len(colours) % len(DASHES)])
-        for i, task in enumerate(tasks)
-    }
-    found |= {TOGETHER: Look(COLOURS[-1]), UNTRAINED: Look(GREY)}
+    found = task_looks(tasks) | {TOGETHER: Look(COLOURS[-1]), UNTRAINED: Look(GREY)}
     return {line: look for line, look in found.items() if line in lines}
 
 
@@ -89,7 +85,10 @@ def paper(data: Data, choice: Choice) -> Drawing:
                 style = look[line]
                 axes.plot(curve["rank"], curve["incidence"], color=style.colour, linestyle=style.dash, linewidth=width)
         fitted = data["fitted"][data["fitted"]["model"] == model]
-        axes.plot(fitted["rank"], fitted["fitted"], color="black", linestyle="--", linewidth=0.9)
+        axes.plot(
+            fitted["rank"], fitted["fitted"], color="black", linestyle="--", linewidth=1.4,
+            path_effects=[withStroke(linewidth=2.6, foreground="white")],
+        )  # fmt: skip
         last = own.loc[own["line"] != UNTRAINED, "checkpoint"].iloc[0]
         axes.set(title=f"{model}, {last}", xlabel="rank of the neuron", ylabel="share of samples")
         logarithmic(axes)
@@ -118,7 +117,10 @@ def page(data: Data, choice: Choice) -> Chart:
     y = page_style.y(
         "incidence", "Share of samples", share=True, scale="log", domain=(lowest / 1.25, 1.25), values=parts
     )
-    rows = page_style.marks("curves", series).transform_calculate(incidence_said="format(datum.incidence, '.3~p')")
+    rows = page_style.marks("curves", series).transform_calculate(
+        incidence_said="format(100 * datum.incidence, '.3~g') + ' %'"
+    )
+    fitted = page_style.marks("fitted", series)
     hue, together = page_style.coloured(series), f"indexof({[TOGETHER, UNTRAINED]}, datum.line) >= 0"
     specification = page_style.view(
         rows.mark_line().encode(
@@ -126,8 +128,9 @@ def page(data: Data, choice: Choice) -> Chart:
             strokeWidth=alt.condition(together, alt.value(2.4), alt.value(1.1)), detail=["checkpoint:N"],
         ),
         page_style.named(
-            rows.mark_point(size=10, opacity=1).encode(
+            rows.mark_point(size=14, opacity=1).encode(
                 x=x, y=y, stroke=page_style.coloured(series, alt.Stroke), fill=page_style.coloured(series, alt.Fill),
+                shape=page_style.shaped(series),
                 tooltip=page_style.hover(
                     model="Model", checkpoint="Checkpoint", line="Samples of", rank="Rank of the neuron",
                     incidence_said="Share of samples", n_samples="Samples",
@@ -135,9 +138,8 @@ def page(data: Data, choice: Choice) -> Chart:
             )
         ),
         _text(data["fits"]),
-        page_style.marks("fitted", series).mark_line(strokeDash=[6, 4], strokeWidth=2, color=page_style.TEXT).encode(
-            x=x, y=alt.Y("fitted:Q")
-        ),
+        fitted.mark_line(strokeWidth=5, color=page_style.CARD).encode(x=x, y=alt.Y("fitted:Q")),
+        fitted.mark_line(strokeDash=[9, 5], strokeWidth=3, color=page_style.TEXT).encode(x=x, y=alt.Y("fitted:Q")),
         series=series,
         height=HEIGHT,
     )  # fmt: skip
@@ -159,10 +161,10 @@ FIGURE = Figure(
     name="utilization_decay",
     title="Decay of utilization",
     caption="Incidence of neurons ({curves}): the share of samples in which a neuron is key, against its rank, on "
-    "logarithmic axes, at the last checkpoint of each model. Coloured: tasks; black: all tasks together; grey: all "
-    "tasks together at the untrained checkpoint. Dashed: the power law fitted to the tail of all tasks together, with "
-    "its exponent α and the laws that none beats at p < 0.05. Neurons of a model are not independent, so intervals "
-    "are too narrow and p-values too small.",
+    "logarithmic axes, at the last checkpoint of each model. Coloured: tasks; black, or white in the dark: all tasks "
+    "together; grey: all tasks together at the untrained checkpoint. Dashed: the power law fitted to the tail of all "
+    "tasks together, with its exponent α and the laws that none beats at p < 0.05. Neurons of a model are not "
+    "independent, so intervals are too narrow and p-values too small.",
     definition="q_u is the number of the n samples in which neuron u is key. Among the neurons of the tail, those "
     "with q_u ≥ x_min, the power law gives the chance of q_u = k for k from x_min to n. It is fitted by maximum "
     "likelihood, x_min by the least Kolmogorov–Smirnov distance, and compared with a log-normal, an exponential and "
@@ -170,6 +172,11 @@ FIGURE = Figure(
     formula=r"P(q_u = k) = \frac{k^{-\alpha}}{\sum_{j = x_\mathrm{min}}^{n} j^{-\alpha}}",
     alt="Log-log line charts, one panel a model, of neuron incidence falling with rank, with a fitted power law.",
     tables=("decay_curve", "decay"),
+    table_titles={
+        "curves": "Share of samples by rank of the neuron",
+        "fitted": "Fitted power law, point by point",
+        "fits": "Exponent and best law of each model",
+    },
     data=data,
     paper=paper,
     page=page,

@@ -6,6 +6,7 @@ not to have been. The paper's expectations are those of SPEC section 6 and 7 (ar
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from moemui.report.findings import (
@@ -44,13 +45,31 @@ TOPICS: dict[str, Callable[[Tables, Choice], Finding]] = {
     "The paper's own figures": published.published,
 }
 
+SHOWN_IN: dict[str, tuple[str, ...]] = {
+    "Performance and MUI": ("mui_performance", "trajectories", "layers"),
+    "Differences of MUI": ("comparisons",),
+    "Phases of training": ("trajectories",),
+    "Saturation": ("saturation",),
+    "Key experts": ("key_experts",),
+    "Structure of experts": ("expert_tasks", "coactivation"),
+    "Shared experts": ("top_experts", "enrichment"),
+    "Masking": ("masking",),
+    "Choice of setting": ("settings",),
+    "Choice of threshold": ("masking",),
+    "Diversity of data": ("diversity",),
+    "Laws": ("utility_law", "utilization_decay"),
+    "Flags": ("diagnostics",),
+    "The paper's own figures": ("published",),
+}
+
 
 def findings(tables: Tables, choice: Choice) -> list[Finding]:
     """All findings in the order of the report; a topic without rows says why in place of a result."""
     found = []
     for topic, finding in TOPICS.items():
         try:
-            found.append(finding(tables, choice))
+            result = finding(tables, choice)
         except NothingToShow as reason:
-            found.append(Finding(topic, (str(reason),), "", "not measured"))
+            result = Finding(topic, (str(reason),), "", "not measured")
+        found.append(dataclasses.replace(result, figures=SHOWN_IN[topic]))
     return found

@@ -8,7 +8,7 @@ from moemui.report import views
 from moemui.report.findings.finding import MOST, Finding, Tables, reasons
 from moemui.report.findings.utilization import RUNS
 from moemui.report.views import MEAN, Choice, NothingToShow
-from moemui.report.wording import count, estimate, key_in_words, listed, points
+from moemui.report.wording import change, count, estimate, key_in_words, listed
 
 UNSHOWN = "no difference shown"
 
@@ -90,6 +90,6 @@ def _of_means(means: pd.DataFrame, most: int) -> list[str]:
             first, second = row["checkpoint_a"], f"{row['model_b']} at {row['checkpoint_b']}"
         outcome = row["verdict"] if row["verdict"] == UNSHOWN else f"significantly {row['verdict']}"
         sentences.append(
-            f"Mean over tasks, {second} against {first}: {points(estimate(row, 'difference'))}, {outcome}."
+            f"Mean over tasks, {second} against {first}: {change(estimate(row, 'difference'))}, {outcome}."
         )
     return sentences

@@ -7,7 +7,7 @@ import pandas as pd
 from moemui.report import views
 from moemui.report.findings.finding import Finding, Tables, reasons, shortened, verdict
 from moemui.report.views import Choice, NothingToShow
-from moemui.report.wording import decimal, estimate, key_in_words, listed, percent, points, probability
+from moemui.report.wording import change, decimal, estimate, key_in_words, listed, percent, probability
 
 MEASURES = {
     "key_expert_proportion": "the share of key experts",
@@ -93,7 +93,7 @@ def _against(model: str, own: pd.DataFrame) -> list[str]:
     if proportion is not None and active is not None and proportion["verdict"] == FINER != active["verdict"]:
         sentences.append(
             f"{model}: the number of active experts, which is of the expert level but takes no η_expert, is not shown "
-            f"to resolve worse (difference {points(estimate(active, 'difference'))}). So the gap to key experts may "
+            f"to resolve worse (difference {change(estimate(active, 'difference'))}). So the gap to key experts may "
             "come from the limit η_expert and not from the level."
         )
     return sentences

@@ -21,12 +21,14 @@ class Finding:
     """A topic, its sentences, what to keep in mind about them, and how they stand to the paper.
 
     verdict: agrees, disagrees or undecided against the paper's expectation; described where the paper expects nothing.
+    figures: names of the figures that show the topic, in the order of the report; a study may lack some of them.
     """
 
     topic: str
     sentences: tuple[str, ...]
     caveat: str
     verdict: str = "described"
+    figures: tuple[str, ...] = ()
 
 
 def shortened(groups: Mapping[str, Sequence[str]], table: str) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 from moemui.report import views
 from moemui.report.findings.finding import Finding, Tables, shortened, verdict
 from moemui.report.views import Choice, NothingToShow
-from moemui.report.wording import count, decimal, estimate, key_in_words, points, sign
+from moemui.report.wording import count, decimal, estimate, key_in_words, points, sign, tally
 
 # The paper's numbers, as fractions where they are shares.
 PAPER_LOSS_KEY, PAPER_LOSS_RANDOM = 0.10, 0.02
@@ -30,12 +30,17 @@ def masking(tables: Tables, choice: Choice) -> Finding:
         high_key.append(int(key.low > PAPER_LOSS_KEY) - int(key.high < PAPER_LOSS_KEY))
         low_random.append(int(random.high < PAPER_LOSS_RANDOM) - int(random.low > PAPER_LOSS_RANDOM))
         signs = [sign(estimate(row, "loss_difference")) for _, row in own.iterrows()]
+        by_task = tally(
+            f"key neurons cost more on {signs.count(1)}",
+            (signs.count(0), f"undecided on {signs.count(0)}"),
+            (signs.count(-1), f"less on {signs.count(-1)}"),
+        )
         where = f"{model} at {checkpoint}"
         said[where] = [
             f"{where}: masking key neurons costs {points(key)} of accuracy, as many random ones of the same experts "
             f"{points(random)}, mean over {count(len(own), 'task')}; difference {points(difference)}: "
-            f"{_outcome(sign(difference))}. By task, key neurons cost more on {signs.count(1)}, undecided on "
-            f"{signs.count(0)}, less on {signs.count(-1)}.{_log_likelihood(own)}"
+            f"{_outcome(sign(difference))}. By task, {by_task}."
+            f"{_log_likelihood(own)}"
         ]
         beside = matched[(matched["model"] == model) & (matched["checkpoint"] == checkpoint)]
         said[where] += [f"{where}, {_matched(beside)}"] if len(beside) else []
@@ -73,9 +78,10 @@ def _graded(tables: Tables, choice: Choice) -> pd.DataFrame:
 
 
 def _met(outcomes: list[int]) -> str:
-    return (
-        f"so on {outcomes.count(1)} of {count(len(outcomes), 'model')}, not so on {outcomes.count(-1)}, undecided on "
-        f"{outcomes.count(0)}"
+    return tally(
+        f"so on {outcomes.count(1)} of {count(len(outcomes), 'model')}",
+        (outcomes.count(-1), f"not so on {outcomes.count(-1)}"),
+        (outcomes.count(0), f"undecided on {outcomes.count(0)}"),
     )
 
 

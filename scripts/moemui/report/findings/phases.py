@@ -10,7 +10,7 @@ from moemui.mui.dynamics import FLAT, PHASES
 from moemui.report import views
 from moemui.report.findings.finding import SIGNIFICANT, Finding, Tables, reasons, shortened, verdict
 from moemui.report.views import MEAN, Choice, NothingToShow
-from moemui.report.wording import count, estimate, key_in_words, points, probability, sentence
+from moemui.report.wording import change, count, estimate, key_in_words, probability, sentence, tally
 
 ORDER = ["Accumulating", "Evolving"]  # of the paper
 
@@ -28,8 +28,10 @@ def phases(tables: Tables, choice: Choice) -> Finding:
     said, outcomes = {}, []
     for model, own in rows.groupby("model", sort=False):
         steps, mean = own[own["task"] != MEAN], own[own["task"] == MEAN].sort_values("from_order")
-        counts = [f"{int((steps['phase'] == phase).sum())} {phase}" for phase in [*PHASES.values(), FLAT]]
-        text = f"{model}: of {count(len(steps), 'step')} of single tasks, {', '.join(counts)}."
+        counts = {phase: int((steps["phase"] == phase).sum()) for phase in [*PHASES.values(), FLAT]}
+        said_of = [(number, f"{number} {phase}") for phase, number in counts.items()]
+        of_steps = f"{'of ' if len(steps) else ''}{count(len(steps), 'step')} of single tasks"
+        text = f"{model}: {tally(of_steps, *said_of)}."
         if len(mean):
             text += f" The mean over tasks goes {' → '.join(mean['phase'])}."
             outcomes.append(_as_in_paper(list(mean["phase"])))
@@ -37,9 +39,13 @@ def phases(tables: Tables, choice: Choice) -> Finding:
     sentences = shortened(said, "phases")
     if outcomes:
         sentences.append(
-            "The paper describes training as Accumulating first and Evolving later: the mean shows this order in "
-            f"{outcomes.count(1)} of {count(len(outcomes), 'model')}, contradicts it in {outcomes.count(-1)}, and "
-            f"leaves it undecided in {outcomes.count(0)}."
+            "The paper describes training as Accumulating first and Evolving later: the mean "
+            + tally(
+                f"shows this order in {outcomes.count(1)} of {count(len(outcomes), 'model')}",
+                (outcomes.count(-1), f"contradicts it in {outcomes.count(-1)}"),
+                (outcomes.count(0), f"leaves it undecided in {outcomes.count(0)}"),
+            )
+            + "."
         )
     left = "The step from the untrained checkpoint has no phase. " if (every["phase"] == "").any() else ""
     caveat = (
@@ -101,5 +107,5 @@ def _turn(tables: Tables, choice: Choice, model: str) -> list[str]:
     where = "no interval" if any(pd.isna(order) for order in orders) else where
     return [
         f"{model}: the slope of the mean MUI changes at {row['change_checkpoint']} {p}, {where}: "
-        f"{points(estimate(row, 'slope_before'))} a checkpoint before, {points(estimate(row, 'slope_after'))} after."
+        f"{change(estimate(row, 'slope_before'))} a checkpoint before, {change(estimate(row, 'slope_after'))} after."
     ]

@@ -6,7 +6,7 @@ import pandas as pd
 
 from moemui.report.findings.finding import MOST, Finding, Tables, shortened
 from moemui.report.views import Choice, NothingToShow
-from moemui.report.wording import count, decimal, points, probability
+from moemui.report.wording import change, count, decimal, probability
 
 
 def published(tables: Tables, choice: Choice) -> Finding:
@@ -20,7 +20,7 @@ def published(tables: Tables, choice: Choice) -> Finding:
         what = f"{row['metric'].replace('_', ' ')}{of}, {row['task']}"
         text = (
             f"{row['figure'].replace('_', ' ')}, {what}: {count(int(row['n_common']), 'value')} in common; own less "
-            f"published is {points(float(row['mean_difference']))} on average (no interval)"
+            f"published is {change(float(row['mean_difference']))} on average (no interval)"
         )
         if pd.notna(row["spearman"]):
             text += f", rank correlation {decimal(float(row['spearman']))} (p = {probability(row['spearman_p'])})"

@@ -7,7 +7,7 @@ import pandas as pd
 from moemui.report import views
 from moemui.report.findings.finding import Finding, Tables, shortened
 from moemui.report.views import Choice, NothingToShow
-from moemui.report.wording import count, estimate, percent
+from moemui.report.wording import count, estimate, percent, tally
 
 SATURATED = 0.95  # share of the asymptote that must have been seen
 
@@ -25,9 +25,13 @@ def saturation(tables: Tables, choice: Choice) -> Finding:
     for model, rows in cells.groupby("model", sort=False):
         each = outcomes(rows)
         row, _ = views.extremes(rows.assign(seen=rows["mui"] / rows["chao2"]), "seen")
+        number = tally(
+            f"MUI has not saturated on {each.count(-1)} of {count(len(rows), 'task')}",
+            (each.count(1), f"has on {each.count(1)}"),
+            (each.count(0), f"undecided on {each.count(0)}"),
+        )
         said[str(model)] = [
-            f"{model}: MUI has not saturated on {each.count(-1)} of {count(len(rows), 'task')}, has on "
-            f"{each.count(1)}, undecided on {each.count(0)}. Farthest from its asymptote is {row['task']}: "
+            f"{model}: {number}. Farthest from its asymptote is {row['task']}: "
             f"{percent(float(row['mui']))} of the neurons are key in its {int(row['n_samples'])} samples (a count, so "
             f"without an interval), with any number of samples at least {percent(estimate(row, 'chao2'))} would be."
         ]

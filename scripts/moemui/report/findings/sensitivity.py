@@ -34,15 +34,17 @@ def sensitivity(tables: Tables, choice: Choice) -> Finding:
     ):
         rows = views.differing(usual, measure, part).dropna(subset=[statistic])
         as_in_paper = rows[rows[["setting_a", "setting_b"]].map(_threshold).isin(PAPER_THRESHOLDS).all(axis=1)]
-        said = []
+        said, decimals = [], len(f"{paper:g}".partition(".")[2])
         if not as_in_paper.empty:
-            lowest, low, high = _lowest(as_in_paper, statistic)
+            lowest, low, high = _lowest(as_in_paper, statistic, decimals)
             known = bool(np.isfinite([low, high]).all())
             checks.append(int(low >= paper) - int(high < paper) if known else 0)
             compared = {1: "at least as high here", -1: "lower here", 0: "undecided here"}[checks[-1]]
             said.append(f"at the paper's thresholds, {lowest}. The paper: {paper:g}; {compared}.")
         if len(rows) > len(as_in_paper):
-            said.append(f"{'At' if said else 'at'} all thresholds of this study, {_lowest(rows, statistic)[0]}.")
+            said.append(
+                f"{'At' if said else 'at'} all thresholds of this study, {_lowest(rows, statistic, decimals)[0]}."
+            )
         if said:
             sentences.append(f"{MEASURES[measure]} across {name}: {' '.join(said)}")
     for part, name in ((1, "selections"), (3, "rules"), (4, "scoring variants")):
@@ -106,18 +108,22 @@ def _threshold(setting: str) -> float:
     return Setting.parse(setting).threshold
 
 
-def _lowest(rows: pd.DataFrame, statistic: str) -> tuple[str, float, float]:
-    """The lowest value of a statistic in words, and its interval over checkpoints (NaN where it has none)."""
+def _lowest(rows: pd.DataFrame, statistic: str, decimals: int = 2) -> tuple[str, float, float]:
+    """The lowest value of a statistic in words, and its interval over checkpoints (NaN where it has none).
+
+    decimals: of the statistic, as many as the paper's figure beside it has.
+    """
     row, _ = views.extremes(rows, statistic)
     low, high = (float(row[f"{statistic}_clustered_{end}"]) for end in ("low", "high"))
     noun = "cosine similarity" if statistic == "cosine" else f"{statistic.capitalize()} correlation"
-    text = f"{f'the lowest {noun} of {len(rows)} pairs' if len(rows) > 1 else f'the {noun}'} is {_of(row, statistic)}"
+    what = f"the lowest {noun} of {len(rows)} pairs" if len(rows) > 1 else f"the {noun}"
+    text = f"{what} is {_of(row, statistic, decimals)}"
     if statistic == "cosine" and pd.notna(row["spearman"]):
-        text += f" (Spearman correlation {_of(row, 'spearman')})"
+        text += f" (Spearman correlation {_of(row, 'spearman', 2)})"
     return f"{text}, between {row['setting_a']} and {row['setting_b']} over {int(row['n_cells'])} cells", low, high
 
 
-def _of(row: pd.Series, statistic: str) -> str:
-    """A statistic with its interval over checkpoints, four decimals as the paper prints."""
+def _of(row: pd.Series, statistic: str, decimals: int) -> str:
+    """A statistic with its interval over checkpoints."""
     clustered = [float(row[name]) for name in (statistic, *(f"{statistic}_clustered_{end}" for end in ("low", "high")))]
-    return decimal(views.Estimate(*clustered), 4)
+    return decimal(views.Estimate(*clustered), decimals)

@@ -8,7 +8,7 @@ import pandas as pd
 from moemui.report import views
 from moemui.report.findings.finding import SIGNIFICANT, Finding, Tables, shortened
 from moemui.report.views import Choice, NothingToShow
-from moemui.report.wording import count, decimal, estimate, listed, percent, probability
+from moemui.report.wording import count, decimal, estimate, listed, percent, probability, tally
 
 
 def structure(tables: Tables, choice: Choice) -> Finding:
@@ -91,10 +91,14 @@ def _together(rows: pd.DataFrame) -> str:
     if not row["n_testable_within"]:
         return "no pair of experts can be tested for being active together within tasks."
     rest = row["n_testable_within"] - row["n_together_within"] - row["n_apart_within"]
+    outcomes = tally(
+        f"{row['n_together_within']} are active together within tasks",
+        (row["n_apart_within"], f"{row['n_apart_within']} apart"),
+        (rest, f"{rest} undecided"),
+    )
     text = (
         f"of {count(row['n_testable_within'], 'pair')} of its {row['n_compared']} most frequent experts that can be "
-        f"tested, {row['n_together_within']} are active together within tasks, {row['n_apart_within']} apart, {rest} "
-        "undecided"
+        f"tested, {outcomes}"
     )
     if pd.notna(row["mean_phi_within"]) and pd.notna(row["p_within"]):
         text += (

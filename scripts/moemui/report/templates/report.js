@@ -16,6 +16,7 @@ function prepare(figure) {
   };
   const alt = figure.querySelector(".alt").textContent;
   const drawn = [];
+  let zoomed = 0; // by how much all charts of the figure are, those that come into view later as well
   const shown = () => [...figure.querySelectorAll(".legend input:checked")].map((box) => box.value);
 
   async function draw(place) {
@@ -27,18 +28,24 @@ function prepare(figure) {
     for (const [i, element] of place.querySelectorAll(".view").entries()) {
       const description = `${place.getAttribute("aria-label") ?? ""} ${alt}`.trim();
       const specification = { ...views[i], datasets: { ...views[i].datasets, ...own }, description };
-      const { view } = await vegaEmbed(element, specification, {
-        mode: "vega-lite", renderer: "svg", actions: false, config, tooltip: { theme: "custom" },
-      });
-      if (figure.querySelector(".legend")) await view.signal("shown", shown()).runAsync();
-      drawn.push(view);
-      element.dataset.drawn = "true";
+      try {
+        const { view } = await vegaEmbed(element, specification, {
+          mode: "vega-lite", renderer: "svg", actions: false, config, tooltip: { theme: "custom" },
+        });
+        drawn.push(view);
+        if (figure.querySelector(".legend")) view.signal("shown", shown());
+        await (zoomed ? zoom(view, zoomed) : view.runAsync());
+        element.dataset.drawn = "true";
+      } catch (error) {
+        element.textContent = `This chart could not be drawn: ${error.message}. The static figure below shows the same.`;
+        console.error(error);
+      }
     }
   }
 
   // factor: of the range that is shown now (on a logarithmic axis, of its logarithms); 0 shows all again.
   function zoom(view, factor) {
-    if (!view.getState().signals.zoom_tuple_fields) return;
+    if (!view.getState().signals.zoom_tuple_fields) return view.runAsync();
     for (const { field, channel } of view.signal("zoom_tuple_fields")) {
       const scale = view.scale(channel);
       const [there, back] = scale.type === "log" ? [Math.log, Math.exp] : [(x) => x, (x) => x];
@@ -55,7 +62,11 @@ function prepare(figure) {
   });
   figure.addEventListener("click", (event) => {
     const button = event.target.closest("[data-zoom]");
-    if (button) drawn.forEach((view) => zoom(view, Number(button.dataset.zoom)));
+    if (button) {
+      const factor = Number(button.dataset.zoom);
+      zoomed = factor && (zoomed || 1) * factor;
+      drawn.forEach((view) => zoom(view, factor));
+    }
     const all = event.target.closest("[data-all]");
     if (!all) return;
     figure.querySelectorAll(".legend input").forEach((box) => { box.checked = all.dataset.all === "true"; });
@@ -70,12 +81,14 @@ function prepare(figure) {
 
 function fill(details, { columns, numeric, rows }, name) {
   const short = (value) => (Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4))));
+  const escaped = DataTable.render.text().display; // names and notes are text, whatever they contain
   new DataTable(details.querySelector("table"), {
     data: rows,
     columns: columns.map((_, i) => ({
       className: numeric[i] ? "dt-right" : "dt-left",
       type: numeric[i] ? "num" : "string",
-      render: (value, type) => (type !== "display" ? value : value === null ? "–" : numeric[i] ? short(value) : value),
+      render: (value, type) =>
+        type === "export" ? value : value === null ? "–" : type !== "display" ? value : numeric[i] ? short(value) : escaped(value),
     })),
     order: [],
     pageLength: 10,
@@ -85,7 +98,8 @@ function fill(details, { columns, numeric, rows }, name) {
       topEnd: {
         buttons: [{
           extend: "csvHtml5", text: "Download CSV", filename: `${name}-${details.dataset.table}`,
-          footer: false, exportOptions: { orthogonal: "export" }, // all digits, not those shown
+          footer: false, // more digits than are shown, and text as it is
+          exportOptions: { orthogonal: "export", stripHtml: false, decodeEntities: false, escapeExcelFormula: false },
         }],
       },
       bottomStart: "info",
@@ -108,9 +122,11 @@ const watcher = new IntersectionObserver(
   { rootMargin: "600px" },
 );
 document.querySelectorAll("figure .panel").forEach((panel) => watcher.observe(panel));
-window.addEventListener("beforeprint", () => {
-  document.querySelectorAll("details.static").forEach((details) => { details.open = true; });
-});
+const twins = document.querySelectorAll("details.static");
+const show = (how) => () => twins.forEach((details) => { details.open = how; });
+show(false)(); // they are open where no script runs
+window.addEventListener("beforeprint", show(true));
+window.addEventListener("afterprint", show(false));
 
 const root = document.documentElement;
 const button = document.getElementById("theme");
@@ -118,8 +134,8 @@ const system = matchMedia("(prefers-color-scheme: dark)");
 function paint(dark) {
   root.style.colorScheme = dark ? "dark" : "light";
   root.classList.toggle("dark", dark); // what DataTables goes by
-  button.setAttribute("aria-pressed", String(dark));
+  button.textContent = dark ? "Light" : "Dark";
 }
 paint(system.matches);
 system.addEventListener("change", (event) => paint(event.matches));
-button.addEventListener("click", () => paint(button.getAttribute("aria-pressed") !== "true"));
+button.addEventListener("click", () => paint(!root.classList.contains("dark")));
