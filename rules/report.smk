@@ -1,7 +1,7 @@
 """From tables to figures and one HTML page that needs nothing else.
 
 INPUTS   the tables of all stages, the run records.
-OUTPUTS  <results>/tables/*.parquet with CSV twins (every model's tables in one), figures/*.svg and *.pdf,
+OUTPUTS  <results>/tables/*.parquet with CSV twins (every model's tables in one), figures/*.svg, *.pdf and *.csv,
          <results>/report.html.
 """
 

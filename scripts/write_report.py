@@ -27,7 +27,8 @@ def main(
     study: dict,
     code: str,
 ) -> dict:
-    """report: the HTML file to write. figures: the folder for SVG and PDF files. code: the digest of this job's code.
+    """report: the HTML file to write. figures: the folder for SVG, PDF and CSV files. code: the digest of this job's
+    code.
 
     chosen: the table threshold_selection where a threshold is `auto`, else none.
     """

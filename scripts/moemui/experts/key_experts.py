@@ -97,9 +97,10 @@ def proportion_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval over samples of KeyExpertProportion, |E_key| / experts.
 
-    A count over a threshold is no smooth statistic. Where frequencies are spread out, the interval covers in 95 % of
-    the cases or more (normal and bias-corrected ones in fewer); where many experts lie on one side of η_expert, nearer
-    than their frequencies are known, no resampling sees it and it covers in far fewer: `undecided` counts them.
+    A count over a threshold is no smooth statistic. Where frequencies are spread out, the interval is cautious (tests
+    accept 92 % and more; normal and bias-corrected ones cover in fewer cases); where many experts lie on one side of
+    η_expert, nearer than their frequencies are known, no resampling sees it and it covers in far fewer: `undecided`
+    counts them.
     Raises ValueError for fewer than two samples.
     """
     draws = resampled_key(activity=activity, expert_thresholds=[expert_threshold], seed=seed, resamples=resamples)

@@ -248,7 +248,7 @@ class Scorer:
 
     @property
     def identity_tolerance(self) -> float:
-        """Largest identity error that passes: the tap computes what `grouped_mm` computes, so one rounding step."""
+        """Largest identity error that passes: one rounding step in half precision, 1e-6 in float32."""
         return max(1e-6, *(torch.finfo(dtype).eps for dtype in self.dtypes))
 
     @torch.no_grad()

@@ -18,8 +18,9 @@ ORDER = ["Accumulating", "Evolving"]  # of the paper
 def phases(tables: Tables, choice: Choice) -> Finding:
     """Steps counted by phase, the mean's course, where it turns, and whether it shows the paper's order.
 
-    A model supports the paper where its mean is Accumulating first and Evolving later, Flat steps aside. It contradicts
-    it where the mean has another phase or another order, and leaves it open where it shows only one of the two.
+    A model supports the paper, as it is read here, where its mean is Accumulating first and Evolving later, Flat steps
+    aside. It contradicts it where the mean has another phase or another order, and leaves it open where it shows only
+    one of the two.
     """
     every = views.at(tables["phases"], choice.curves, "phases")
     rows = every[every["phase"] != ""]
@@ -39,7 +40,8 @@ def phases(tables: Tables, choice: Choice) -> Finding:
     sentences = shortened(said, "phases")
     if outcomes:
         sentences.append(
-            "The paper describes training as Accumulating first and Evolving later: the mean "
+            "The paper says that training first recruits neurons and then compresses, read here as Accumulating first "
+            "and Evolving later: the mean "
             + tally(
                 f"shows this order in {outcomes.count(1)} of {count(len(outcomes), 'model')}",
                 (outcomes.count(-1), f"contradicts it in {outcomes.count(-1)}"),
