@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import hypothesis
+
+# `make test` tells what it starts that it is a make within a make, and one that a test starts would say so.
+for told in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(told, None)
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("unhurried")

@@ -7,9 +7,6 @@ import pytest
 from moemui.checks import sensitivity
 from moemui.checks.sensitivity import differs_in
 from moemui.key_neurons.settings import Setting
-from moemui.report.figure_style import save
-from moemui.report.figures_sensitivity import SETTINGS, in_order, settings
-from moemui.report.views import NothingToShow
 
 
 def cells(values, column):
@@ -148,58 +145,3 @@ def test_one_expert_threshold_has_no_pair():
     one = grid().query("expert_threshold == 0.6")
     assert len(sensitivity.expert_threshold_rows(key_experts=one)) == 0
     assert len(sensitivity.expert_threshold_rows(key_experts=one.iloc[:0])) == 0
-
-
-def heat_map_table():
-    rng = np.random.default_rng(0)
-    some = [at(0.001), at(0.002), at(0.01), at(0.001, formulation="activation"), at(0.001, formulation="glu")]
-    values = {setting: rng.random(8) + np.arange(8) / 4 for setting in some}
-    proportions = {setting: rng.random(8) for setting in some}
-    return sensitivity.rows(**frames(values, proportions))
-
-
-def numbers(axes):
-    """Text of each cell of a heat map by row and column, from 0."""
-    return {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in axes.texts}
-
-
-def test_settings_are_ordered_by_formulation_and_then_by_threshold():
-    labels = ["glu/pairs/0.001", "projection/neurons/0.001", "projection/pairs/0.01", "projection/pairs/0.002",
-              "activation/pairs/0.001", "projection/pairs/0.002/top_score", "projection/pairs/0.001/ungated",
-              "other/pairs/0.1"]  # fmt: skip
-    assert in_order(set(labels)) == [
-        "projection/pairs/0.002", "projection/pairs/0.01", "projection/pairs/0.001/ungated",
-        "projection/pairs/0.002/top_score", "projection/neurons/0.001", "glu/pairs/0.001", "activation/pairs/0.001",
-        "other/pairs/0.1",
-    ]  # fmt: skip
-
-
-def test_the_heat_map_writes_spearman_of_mui_and_the_cosine_of_proportions_into_its_cells():
-    table = heat_map_table()
-    figure = settings({"sensitivity": table}, None)
-    mui, experts = figure.axes[:2]
-    names = [label.get_text() for label in mui.get_yticklabels()]
-    assert names == in_order(set(names))
-    assert len(names) == 5
-    for row in table.to_dict("records"):
-        axes, value = (mui, row["spearman"]) if row["measure"] == "mui" else (experts, row["cosine"])
-        first, second = names.index(row["setting_a"]), names.index(row["setting_b"])
-        assert numbers(axes)[first, second] == numbers(axes)[second, first] == f"{value:.2f}"
-    assert len(mui.texts) == len(experts.texts) == 20  # none on the diagonal
-    assert "{" not in SETTINGS.caption
-
-
-def test_the_heat_map_leaves_out_what_has_no_value_and_is_vectors_only(tmp_path):
-    table = heat_map_table()
-    table.loc[0, "spearman"] = np.nan
-    figure = settings({"sensitivity": table}, None)
-    assert len(figure.axes[0].texts) == 18
-    save(figure, tmp_path / "settings.svg")
-    assert "<image" not in (tmp_path / "settings.svg").read_text()
-    only = table[table["measure"] == "mui"]
-    assert len([axes for axes in settings({"sensitivity": only}, None).axes if axes.texts]) == 1
-
-
-def test_no_pair_of_settings_has_no_heat_map():
-    with pytest.raises(NothingToShow, match="No two settings can be compared"):
-        settings({"sensitivity": heat_map_table().iloc[:0]}, None)
