@@ -82,11 +82,11 @@ def test_toggles_and_filters_work_in_every_figure(browser, results):  # noqa: F8
             details = own.locator("details.data").first
             details.locator("summary").first.click()
             total = len(next(iter(report.shown(name).values()))["rows"])
-            details.get_by_text(f"of {total} entr").first.wait_for()
+            details.get_by_text(f"of {total:,} entr").first.wait_for()
             details.get_by_label("Filter:").fill("no such row")
             details.get_by_text("No matching records found").wait_for()
             details.get_by_label("Filter:").fill("")
-            details.get_by_text(f"of {total} entr").first.wait_for()
+            details.get_by_text(f"of {total:,} entr").first.wait_for()
         assert report.complaints == []
 
 
