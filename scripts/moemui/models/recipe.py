@@ -17,9 +17,11 @@ class Recipe:
     """Everything that decides the weights of a trained model.
 
     family: one of `FAMILIES`: `olmoe` has routed experts only, `deepseek_v2` has shared ones beside them.
-    experts, shared_experts, neurons_per_expert, top_k: the MoE layers; shared_experts counts for deepseek_v2 only.
+    experts, shared_experts, neurons_per_expert, top_k: the MoE layers; shared_experts counts for deepseek_v2 only
+        and may be 0: then the layers have none.
     initializer_range: standard deviation of the initial weights; at transformers' 0.02 such models learn far worse.
-    batch, steps: examples a step and number of steps; every example is seen once.
+    batch, steps: examples a step and number of steps.
+    distinct: how many different training examples there are, seen again and again; 0: every example is seen once.
     learning_rate, warm_up, final_rate: AdamW's peak rate, steps of linear warm-up, and the share of the peak that
         the cosine ends at.
     balance: weight of the load-balancing loss. clip: largest gradient norm.
@@ -38,6 +40,7 @@ class Recipe:
     initializer_range: float = 0.08
     batch: int = 64
     steps: int = 1000
+    distinct: int = 0
     learning_rate: float = 3e-3
     warm_up: int = 50
     final_rate: float = 0.1
@@ -53,6 +56,10 @@ class Recipe:
         for knob in ("layers", "heads", "experts", "neurons_per_expert", "batch", "steps"):
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it is at least 1")
+        if self.shared_experts < 0 or self.distinct < 0:
+            raise ValueError(
+                f"shared_experts is {self.shared_experts} and distinct is {self.distinct}; neither is below 0"
+            )
         if self.hidden % (4 * self.heads):
             raise ValueError(
                 f"hidden is {self.hidden} with {self.heads} heads; it must be a multiple of 4 x heads = "

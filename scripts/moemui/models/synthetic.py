@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -253,6 +253,29 @@ def training_examples(names: Iterable[str], n: int, seed: int) -> list[Example]:
         raise ValueError(f"there is no task to train on; name at least one of {', '.join(TASKS)}")
     draws = Draws(f"training {seed}")
     return [draw(draws.choice(tasks), draws, held_out=False) for _ in range(n)]
+
+
+def staggered_examples(starts: Mapping[str, int], batch: int, steps: int, seed: int) -> list[Example]:
+    """batch × steps examples; those of step s (from 0) are of random tasks among those that have begun by s.
+
+    starts: task → the first step that may hold it. Raises ValueError where none begins at step 0.
+    """
+    if min(starts.values(), default=-1) != 0:
+        raise ValueError(f"tasks begin at {dict(starts)}; at least one begins at step 0, and none before")
+    draws = Draws(f"training {seed}")
+    examples = []
+    for step in range(steps):
+        begun = tuple(name for name, start in starts.items() if start <= step)
+        examples += [draw(draws.choice(begun), draws, held_out=False) for _ in range(batch)]
+    return examples
+
+
+def again_and_again(pool: Sequence[Example], n: int, seed: int) -> list[Example]:
+    """n examples out of a pool: all of it in random order, then all of it in another one, and so on."""
+    draws, examples = Draws(f"order {seed}"), list[Example]()
+    while len(examples) < n:
+        examples += draws.sample(pool, len(pool))
+    return examples[:n]
 
 
 def write_task(name: str, n: int, seed: int, path: str | Path) -> None:

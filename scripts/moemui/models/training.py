@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -77,9 +77,12 @@ def build_model(recipe: Recipe, tokenizer: Any) -> Any:
     )
 
 
-def train(recipe: Recipe, tasks: Sequence[str], output: str | Path, *, progress: Progress = silent) -> pd.DataFrame:
+def train(
+    recipe: Recipe, tasks: Sequence[str] | Mapping[str, int], output: str | Path, *, progress: Progress = silent
+) -> pd.DataFrame:
     """Train a model on `tasks` and write `output/step-NNNNN/` (model and tokenizer) at every step to keep.
 
+    tasks: names, or name → the first step whose batch may hold the task, counted from 0 (`examples_for`).
     Returns one row a step: step (int, from 1), loss (mean negative log-likelihood of the batch's answer tokens,
     nats), balance (load-balancing loss before its weight; top_k when experts are used evenly), learning_rate,
     tokens (int, tokens read so far, padding excluded), seconds (since the start, saving excluded).
@@ -89,22 +92,97 @@ def train(recipe: Recipe, tasks: Sequence[str], output: str | Path, *, progress:
     """
     output = Path(output)
     tokenizer = synthetic.build_tokenizer()
-    examples = encode(synthetic.training_examples(tasks, recipe.batch * recipe.steps, recipe.seed), tokenizer)
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    examples = encode(examples_for(recipe, tasks), tokenizer)
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build_model(recipe, tokenizer).train()
 
         def save(step: int) -> None:
             if step in recipe.save_steps:
-                folder = output / snapshot_name(step)
-                with without_bars():
-                    model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+                save_snapshot(model, tokenizer, output / snapshot_name(step))
 
         return pd.DataFrame(_steps(recipe, model, examples, save, progress), columns=HISTORY)
 
 
 HISTORY = ["step", "loss", "balance", "learning_rate", "tokens", "seconds"]
+
+
+def examples_for(recipe: Recipe, tasks: Sequence[str] | Mapping[str, int]) -> list[synthetic.Example]:
+    """The training examples of a recipe in their order, batch × steps of them.
+
+    Each is of a random one of the tasks that have begun by its step; `batches` may bring an example up to `BUCKETS` − 1
+    steps earlier or later than its place here. With `distinct` set they are that many examples again and again, in
+    another order each time round. Raises ValueError for a task that does not exist, for none that begins at step 0, and
+    for `distinct` together with tasks that begin later.
+    """
+    starts = dict(tasks) if isinstance(tasks, Mapping) else dict.fromkeys(tasks, 0)
+    n = recipe.batch * recipe.steps
+    if not any(starts.values()):
+        pool = synthetic.training_examples(list(starts), recipe.distinct or n, recipe.seed)
+        return synthetic.again_and_again(pool, n, recipe.seed) if recipe.distinct else pool
+    if recipe.distinct:
+        raise ValueError(f"distinct is {recipe.distinct} and tasks begin at {starts}; only one of both is possible")
+    return synthetic.staggered_examples(starts, recipe.batch, recipe.steps, recipe.seed)
+
+
+def save_snapshot(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer as a checkpoint folder that any transformers program can load."""
+    with without_bars():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+class Step(NamedTuple):
+    """What one optimizer step saw: losses as in `train`'s history, and the batch's tokens without padding."""
+
+    loss: float
+    balance: float
+    tokens: int
+
+
+class Trainer:
+    """A model with its optimizer, taught one batch after another by a recipe's knobs.
+
+    Its `experts` and `top_k` are those of the model. The caller seeds torch and chooses the rate of a step.
+    """
+
+    def __init__(self, recipe: Recipe, model: Any):
+        self.recipe, self.model = recipe, model
+        decayed = [weights for weights in model.parameters() if weights.ndim >= 2]
+        others = [weights for weights in model.parameters() if weights.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+
+    def step(self, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], rate: float) -> Step:
+        """One optimizer step at a learning rate. batch: ids, mask and targets as `batches` yields them.
+
+        Raises FloatingPointError where the loss is no number; the weights are spoilt then.
+        """
+        from transformers.models.qwen2_moe.modeling_qwen2_moe import load_balancing_loss_func
+
+        ids, mask, targets = batch
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # The decoder without its head: DeepSeek-V2's class has no load-balancing loss of its own, and only the
+        # answers' positions need logits.
+        states = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False, output_router_logits=True)
+        wanted = targets != IGNORED
+        loss = F.cross_entropy(self.model.lm_head(states.last_hidden_state[wanted]), targets[wanted])
+        balance: Any = load_balancing_loss_func(
+            tuple(states.router_logits), self.recipe.experts, self.recipe.top_k, mask
+        )
+        (loss + self.recipe.balance * balance).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss is {value}; lower learning_rate ({self.recipe.learning_rate})")
+        return Step(value, float(balance.detach()), int(mask.sum()))
 
 
 def _steps(
@@ -115,50 +193,31 @@ def _steps(
     progress: Progress,
 ) -> list[dict[str, float]]:
     """Run the training steps and return their history."""
-    from transformers.models.qwen2_moe.modeling_qwen2_moe import load_balancing_loss_func
-
-    decayed = [weights for weights in model.parameters() if weights.ndim >= 2]
-    others = [weights for weights in model.parameters() if weights.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    trainer = Trainer(recipe, model)
     history: list[dict[str, float]] = []
     tokens, seconds = 0, 0.0
     save(0)
-    for step, (ids, mask, targets) in enumerate(batches(examples, recipe.batch, recipe.seed), start=1):
+    for step, batch in enumerate(batches(examples, recipe.batch, recipe.seed), start=1):
         started = time.perf_counter()
         rate = learning_rate(recipe, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        # The decoder without its head: DeepSeek-V2's class has no load-balancing loss of its own, and only the
-        # answers' positions need logits.
-        states = model.model(input_ids=ids, attention_mask=mask, use_cache=False, output_router_logits=True)
-        wanted = targets != IGNORED
-        loss = F.cross_entropy(model.lm_head(states.last_hidden_state[wanted]), targets[wanted])
-        balance: Any = load_balancing_loss_func(tuple(states.router_logits), recipe.experts, recipe.top_k, mask)
-        (loss + recipe.balance * balance).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        tokens += int(mask.sum())
+        try:
+            done = trainer.step(batch, rate)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {step} of {recipe.steps}: {error}") from None
+        tokens += done.tokens
         seconds += time.perf_counter() - started
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {step} of {recipe.steps}; lower learning_rate ({recipe.learning_rate})"
-            )
-        history.append(dict(zip(HISTORY, (step, value, float(balance.detach()), rate, tokens, seconds), strict=True)))
+        history.append(dict(zip(HISTORY, (step, done.loss, done.balance, rate, tokens, seconds), strict=True)))
         if step % REPORT_STEPS == 0:
-            progress(step, recipe.steps, f"loss {value:.3f}")
+            progress(step, recipe.steps, f"loss {done.loss:.3f}")
         save(step)
     return history
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """The rate of step 1, 2, … steps: linear warm-up times a cosine from 1 to `final_rate`."""
+def learning_rate(recipe: Recipe, step: float) -> float:
+    """The rate of step 1, 2, … steps: linear warm-up times a cosine from 1 to `final_rate`.
+
+    A fraction of a step is allowed, where progress is counted in tokens.
+    """
     cosine = 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
     warm = min(1.0, step / recipe.warm_up) if recipe.warm_up else 1.0
     return recipe.learning_rate * warm * (recipe.final_rate + (1 - recipe.final_rate) * cosine)
@@ -189,10 +248,11 @@ def batches(
         rows = sorted(order[start : start + pool], key=lambda row: lengths[row])
         cuts = [rows[cut : cut + size] for cut in range(0, len(rows), size)]
         for batch in draws.sample(cuts, len(cuts)):
-            yield _collate([examples[row] for row in batch])
+            yield collate([examples[row] for row in batch])
 
 
-def _collate(batch: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(batch: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Encoded examples as one batch: ids, mask and targets as `batches` yields them."""
     width = max(len(prompt) + len(answer) for prompt, answer in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -206,7 +266,8 @@ def _collate(batch: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """One torch thread inside, as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
