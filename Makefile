@@ -10,7 +10,7 @@ WORKERS ?= 3
 PACKAGES ?= chromium slurmctld slurmd slurm-client munge rsync
 REPORT_AS ?= html
 
-.PHONY: help results report exports snakemake-report plan track ui audit doctor move-stores test check-report test-system check lint \
+.PHONY: help results report exports experiments snakemake-report plan track ui audit doctor move-stores test check-report test-simulations test-system check lint \
   format lock environments dictionary architectures packages benchmark clean
 
 help:  ## this list
@@ -39,6 +39,10 @@ report: $(CONFIG) $(ENV)  ## only what the report needs
 exports: $(CONFIG) $(ENV)  ## key neurons, expert sets and masks for other tools, after results
 	$(VENV)/bin/snakemake exports $(HOW)
 
+experiments: $(CONFIG) $(ENV)  ## ask what the paper leaves open, of models trained here (config/experiments.yaml; under two hours)
+	$(VENV)/bin/snakemake experiments $(HOW)
+	@echo "page: results/$(STUDY)/experiments.html"
+
 ##@ Looking at it
 ui: $(ENV)  ## the runs in MLflow, on this machine only (PORT=5000)
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(VENV)/bin/mlflow server --workers 1 \
@@ -59,13 +63,16 @@ move-stores: $(CONFIG) $(ENV)  ## move finished contributions to S3, where contr
 	$(VENV)/bin/python scripts/move_stores.py $(CONFIG) $(ARGS)
 
 ##@ Changing the code
-test: $(ENV)  ## all tests but those of test-system, several processes at a time (WORKERS=3)
+test: $(ENV)  ## all tests but those of test-simulations and test-system, several processes at a time (WORKERS=3)
 	@# More processes than cores, for some wait more than they work.
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not system" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m "not system and not simulation" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check-report: $(ENV)  ## open a finished study's report in a browser as the tests do; pictures in results/STUDY/screenshots
 	MOEMUI_REPORT=results/$(STUDY) MOEMUI_REPORT_STUDY=results/$(STUDY) MOEMUI_SCREENSHOTS=results/$(STUDY)/screenshots \
 	  OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/workflow/test_report_in_browser.py tests/moemui/test_prose_numbers.py
+
+test-simulations: $(ENV)  ## do intervals and tests keep their level? (minutes; after a change of statistics)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m simulation -n $(WORKERS) --dist worksteal
 
 test-system: $(ENV)  ## a study through a real SLURM, and in conda environments (some minutes; see packages)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m system

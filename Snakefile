@@ -35,6 +35,7 @@ include: "rules/diversity.smk"
 include: "rules/laws.smk"
 include: "rules/diagnostics.smk"
 include: "rules/exports.smk"
+include: "rules/experiments.smk"
 include: "rules/report.smk"
 include: "rules/tracking.smk"
 
@@ -44,6 +45,7 @@ localrules:
     task_data,
     checkpoint,
     tracking,
+    experiments_tracking,
 
 
 rule all:

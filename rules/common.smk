@@ -18,11 +18,13 @@ else:
 from _captions import LARGE, Captions, category
 from _provenance import invocation
 from _code import digest
+from _experiments import Experiments
 from _resources import JobResources
 from _study import MAIN, Study, StudyError
 
 try:
     STUDY = Study(config)
+    EXPERIMENTS = Experiments.read(Path(STUDY["experiments"]))
 except StudyError as error:
     raise WorkflowError(f"The study's configuration has a mistake. {error}") from None
 
@@ -282,5 +284,57 @@ RECORDS = [
         *(["threshold_selection"] if STUDY.masked_checkpoints() else []),
         *["comparisons", "dynamics", "laws", "diagnostics"],
         *[f"tables/{table}" for table in GATHERED],
+    ]
+]
+
+
+def cohort_files(experiment, name, seed):
+    """A file of every cohort of an experiment, of one seed."""
+    return [
+        f"<results>/experiments/cohorts/{cohort}/seed-{seed}/{name}"
+        for cohort in EXPERIMENTS.cohorts(experiment)
+    ]
+
+
+def seed_files(experiment, name):
+    """A file of every seed of an experiment."""
+    return [
+        f"<results>/experiments/{experiment}/seed-{seed}/{name}"
+        for seed in EXPERIMENTS[experiment]["seeds"]
+    ]
+
+
+def given_to(experiment, seed):
+    """What the job that measures an experiment on one seed works with, in plain values."""
+    return {
+        "seed": int(seed),
+        "settings": EXPERIMENTS[experiment]["settings"],
+        "measure": EXPERIMENTS.measure,
+        "plan": STUDY["experiments"],
+        "cohorts": EXPERIMENTS.cohorts(experiment),
+    }
+
+
+# Of the experiments, which no study's report waits for.
+EXPERIMENT_TABLES = [
+    f"<results>/experiments/{experiment}/{name}.parquet"
+    for experiment in EXPERIMENTS.names
+    for name in (
+        "measurements",
+        "experiment_seeds",
+        "experiment_effects",
+        "experiment_decisions",
+    )
+]
+EXPERIMENT_RECORDS = [
+    f"<results>/records/experiments/{name}.json"
+    for name in [
+        *[f"cohorts/{cohort}/seed-{seed}" for cohort, seed in EXPERIMENTS.used()],
+        *[
+            f"{experiment}/seed-{seed}"
+            for experiment in EXPERIMENTS.names
+            for seed in EXPERIMENTS[experiment]["seeds"]
+        ],
+        *[f"{experiment}/decisions" for experiment in EXPERIMENTS.names],
     ]
 ]

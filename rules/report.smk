@@ -76,6 +76,7 @@ rule report:
         code=digest(
             "write_report",
             "moemui/report/templates/report.html.j2",
+            "moemui/report/templates/parts.html.j2",
             "moemui/report/templates/report.css",
             "moemui/report/templates/report.js",
             "moemui/laws/published_figures.csv",

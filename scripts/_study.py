@@ -38,8 +38,8 @@ class Study:
         rules = yaml.safe_load(schema.read_text())
         errors = sorted(Draft202012Validator(rules).iter_errors(config), key=lambda e: [str(p) for p in e.path])
         if errors:
-            raise StudyError("; ".join(_explain(error) for error in errors[:3]))
-        self.config = _with_defaults(config, rules, rules)
+            raise StudyError("; ".join(explain(error) for error in errors[:3]))
+        self.config = with_defaults(config, rules, rules)
         analysis = self.config["analysis"]
         analysis.setdefault("curve_threshold", analysis["threshold"])
         automatic = AUTO in (analysis["threshold"], analysis["curve_threshold"])
@@ -368,7 +368,7 @@ def _is_below(path: Path, folder: Path) -> bool:
     )
 
 
-def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+def with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     """A copy of `value` with the schema's defaults put in where a key is missing.
 
     Keys that the schema names come in alphabetical order: Snakemake compares params as text, and moving a line in a
@@ -377,7 +377,7 @@ def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]
     if "$ref" in rules:
         rules = {**root["$defs"][rules["$ref"].rsplit("/", 1)[-1]], **{k: v for k, v in rules.items() if k != "$ref"}}
     if isinstance(value, list) and isinstance(rules.get("items"), Mapping):
-        return [_with_defaults(item, rules["items"], root) for item in value]
+        return [with_defaults(item, rules["items"], root) for item in value]
     if not isinstance(value, Mapping):
         return value
     filled = dict(value)
@@ -385,14 +385,15 @@ def _with_defaults(value: Any, rules: Mapping[str, Any], root: Mapping[str, Any]
         if key not in filled and "default" in rule:
             filled[key] = rule["default"]
         if key in filled:
-            filled[key] = _with_defaults(filled[key], rule, root)
+            filled[key] = with_defaults(filled[key], rule, root)
     extra = rules.get("additionalProperties")
     if isinstance(extra, Mapping):
-        return {key: _with_defaults(item, extra, root) for key, item in filled.items()}
+        return {key: with_defaults(item, extra, root) for key, item in filled.items()}
     return dict(sorted(filled.items()))
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """A mistake in a configuration as a sentence: where, what was found, what is allowed."""
     where = ".".join(str(part) for part in error.absolute_path) or "config"
     rules = error.schema if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):

@@ -1,12 +1,11 @@
 """Draw the figures and write the one page of a study."""
 
-import os
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from _job import run
+from _origins import made_tables, provenance
 from _provenance.records import read_record
 from moemui.checks.threshold_selection import shown
 from moemui.report import page
@@ -37,7 +36,7 @@ def main(
     # A table that this study does not make (no masking, no models trained here) is an empty one to whoever reads it.
     everything = {name: found.get(name, TABLES[name].frame([])) for name in {*found, *page.NEEDED}}
     choice = choice_of(study, chosen)
-    made = _made(found_records, report.parent)
+    made = made_tables(found_records, report.parent)
     data, left_out = collect(everything, choice)
     figures.mkdir()
     for name, parts in data.items():
@@ -56,7 +55,7 @@ def main(
         drawings={name: (figures / f"{name}.svg").read_text() for name in data},
         left_out=left_out,
         choice=choice,
-        provenance=_provenance(list(found_records.values())),
+        provenance=provenance(list(found_records.values())),
         files={name: [f"tables/{name}.parquet", f"tables/{name}.csv"] for name in found}
         | {name: sorted(f"figures/{path.name}" for path in figures.glob(f"{name}[.-]*")) for name in data},
         made=made,
@@ -89,25 +88,6 @@ def _on_hold(held: dict[str, str]) -> list[str]:
     return [f"{model} is on hold: {reason}." for model, reason in held.items()]
 
 
-def _made(records: Mapping[Path, Mapping[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """How each of the study's tables was made, by its name; folder: the report's."""
-    return {
-        Path(output).stem: {
-            "stage": record["stage"],
-            "record": os.path.relpath(path, folder),
-            "run": record["attempt"],
-            "inputs": f"{len(record['inputs'])} files, which the record lists with their digests",
-            "digest": digest,
-            "code": record["params"]["code"],
-            **record["git"],
-            "path": output,
-        }
-        for path, record in records.items()
-        for output, digest in record["outputs"].items()
-        if Path(output).suffix == ".parquet" and Path(output).parent.name == "tables"
-    }
-
-
 def _drawn(name: str, made: Mapping[str, Mapping[str, Any]], code: str, folder: Path) -> dict[str, Any]:
     """How a figure was made by this job, whose record is written when it has ended."""
     inputs = [f"{table} ({made[table]['digest'][:12]})" for table in FIGURES[name].tables if table in made]
@@ -117,26 +97,6 @@ def _drawn(name: str, made: Mapping[str, Mapping[str, Any]], code: str, folder: 
         "inputs": f"the tables {', '.join(inputs)}",
         "code": code,
         "path": folder / "figures" / f"{name}.svg",
-    }
-
-
-def _provenance(records: list[dict]) -> dict:
-    seconds: dict[str, float] = defaultdict(float)
-    packages: dict[str, str] = {}
-    for record in records:
-        seconds[record["stage"]] += record["seconds"]
-        packages |= record["packages"]
-    worst = {
-        error: max((record["metrics"][error] for record in records if error in record["metrics"]), default=None)
-        for error in ("conservation_error", "identity_error")
-    }
-    return {
-        "commit": records[-1]["git"]["commit"],
-        "dirty": any(record["git"]["dirty"] for record in records),
-        "packages": packages,
-        "stage_seconds": dict(seconds),
-        "conservation_error_max": worst["conservation_error"],
-        "identity_error_max": worst["identity_error"],
     }
 
 

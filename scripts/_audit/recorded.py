@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from _audit.disk import Disk
 from _provenance.records import RECORDS, producers
 from _provenance.records import records as read_records
+
+LISTINGS = ("tracking.json", "experiments/tracking.json")  # in a study's folder, which run is which record's
 
 
 class Recorded:
@@ -31,7 +34,7 @@ class Recorded:
         self.records = {self.name(path): record for path, record in found.read.items()}
         self.unreadable = {self.name(path): reason for path, reason in found.unreadable.items()}
         self.makers = {output: self.name(path) for output, path in producers(found.read).items()}
-        self._tracked = _tracked(results / "tracking.json")
+        self._tracked = _tracked(results)
 
     def name(self, path: Path) -> str:
         """A path as records write it."""
@@ -125,9 +128,14 @@ def _root(prefix: str, results: Path) -> Path:
     return Path.cwd()
 
 
-def _tracked(listing: Path) -> dict[str, dict[str, Any]]:
-    """By record: its MLflow run and the record's digest then; nothing where the study was not tracked yet."""
-    try:
-        return json.loads(listing.read_text())["records"]
-    except (OSError, ValueError, KeyError):
-        return {}
+def _tracked(results: Path) -> dict[str, dict[str, Any]]:
+    """By record: its MLflow run and the record's digest then; nothing where the study was not tracked yet.
+
+    A study and its experiments each have a listing, of all records that were there; the newer one says it.
+    """
+    known: dict[str, dict[str, Any]] = {}
+    listings = [file for file in map(results.joinpath, LISTINGS) if file.is_file()]
+    for listing in sorted(listings, key=lambda file: file.stat().st_mtime_ns):
+        with suppress(OSError, ValueError, KeyError):
+            known |= json.loads(listing.read_text())["records"]
+    return known

@@ -29,6 +29,7 @@ NOT_IMPORTED = {
     "pandas": {"pyarrow": "pandas reads and writes Parquet with it"},
     "transformers": {"accelerate": "transformers places weights on devices with it"},
 }
+EACH = "{wildcards.experiment}"  # in a script's name
 # Asked in a process of its own: reading the Snakefile changes sys.path and imports the workflow's modules.
 ASK = """
 import json, sys
@@ -66,13 +67,18 @@ def rules(config: str, folder: Path = ROOT) -> tuple[Rule, ...]:
     if run.returncode:
         raise RuntimeError(f"Snakemake could not read the Snakefile with {config}: {run.stderr[-2000:]}")
     return tuple(
-        Rule(
-            found["name"],
-            SCRIPTS / Path(found["script"]).name if found["script"] else None,
-            Path(found["env"]).stem if found["env"] else None,
-        )
+        Rule(found["name"], script, Path(found["env"]).stem if found["env"] else None)
         for found in json.loads(run.stdout)
+        for script in _scripts(found["script"])
     )
+
+
+def _scripts(path: str | None) -> list[Path | None]:
+    """What a rule's script stands for: itself, or one for each experiment."""
+    if path is None or EACH not in path:
+        return [None if path is None else SCRIPTS / Path(path).name]
+    names = yaml.safe_load((ROOT / "config/experiments.yaml").read_text())["experiments"]
+    return [SCRIPTS / Path(path).name.replace(EACH, name) for name in names]
 
 
 def environments() -> dict[str, set[Path]]:

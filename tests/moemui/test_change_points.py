@@ -287,7 +287,7 @@ def simulated(truth, covariance, generator, trials, resamples):
         yield mui_trajectory(paired=paired, seed=[trial], resamples=resamples)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("length", "position"), [(5, 2), (8, 5)])
 def test_coverage_of_position_and_slopes(length, position):
     generator = np.random.default_rng(length)
@@ -308,7 +308,7 @@ def test_coverage_of_position_and_slopes(length, position):
     assert 0.92 <= after <= 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("length", [4, 6, 12])
 def test_a_straight_line_is_rejected_in_one_of_twenty(length):
     generator = np.random.default_rng(length)
@@ -320,7 +320,7 @@ def test_a_straight_line_is_rejected_in_one_of_twenty(length):
     assert 0.03 <= np.mean(found) <= 0.07
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("n", "accuracy"), [(20, 0.02), (20, 0.5), (100, 0.5)])
 def test_accuracy_that_does_not_change_is_seldom_said_to(n, accuracy):
     """Fresh answers at each of five checkpoints. Rare right answers leave the test cautious, as a width at 0 must."""

@@ -83,7 +83,7 @@ def test_phi_is_the_correlation_of_being_active(pairs):
         assert found == pytest.approx(np.corrcoef(active.T)[0, 1])
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(
     ("shares", "together"),
     [(((0.3, 0.4),), 0.2), (((0.02, 0.03),) * 4, 0.0), (((0.95, 0.93),) * 4, 0.0), (((0.9, 0.9), (0.05, 0.05)), 0.0)],
@@ -266,7 +266,7 @@ def test_experts_that_vary_between_tasks_alone_are_not_tested_within_them(checkp
     assert summary["note"][0] == "in no task do both experts of a pair vary"
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_independent_experts_stay_inside_the_chance_range_in_95_percent(checkpoint):
     generator, inside, shares = np.random.default_rng(9), [], [0.1, 0.3, 0.5, 0.7, 0.9, 0.2]
     for _ in range(150):

@@ -201,13 +201,13 @@ def coverage(runs, clusters, size, common):
     return [{name: float(hits[name, which] / runs) for name in TRUE} for which in ends]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_over_independent_cells_cover_the_truth():
     over_cells, _ = coverage(500, clusters=70, size=1, common=0)
     assert all(0.92 <= share <= 0.98 for share in over_cells.values()), over_cells
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_clustered_intervals_cover_what_those_over_cells_miss():
     over_cells, clustered = coverage(400, clusters=70, size=3, common=0.6)
     assert all(0.92 <= share <= 0.98 for share in clustered.values()), clustered

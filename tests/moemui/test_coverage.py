@@ -17,7 +17,7 @@ from moemui.mui.differences import paired_mui
 from moemui.mui.rarefaction import chao2, frequency_counts, mui_at
 from moemui.statistics import intervals
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.simulation
 
 
 def nominal(held):

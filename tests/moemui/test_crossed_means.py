@@ -132,7 +132,7 @@ def test_rounding_is_no_spread():
     assert not alike(np.array([0.3, 0.3001]))
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("between_seeds", [0, 0.03, 0.1, 0.5])
 @pytest.mark.parametrize("skewed", [False, True])
 def test_coverage_where_samples_and_seeds_are_both_drawn(between_seeds, skewed):
@@ -147,7 +147,7 @@ def test_coverage_where_samples_and_seeds_are_both_drawn(between_seeds, skewed):
     assert 0.92 <= hits / 2000 <= 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_coverage_for_answers_that_are_right_or_wrong():
     """Accuracy under 5 random controls less that under key: samples of many difficulties, seeds of several effects."""
     generator = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def test_coverage_for_answers_that_are_right_or_wrong():
     assert 0.92 <= np.mean([low <= truth <= high for _, low, high, _ in found]) <= 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("seeds", [1, 5])
 @pytest.mark.parametrize(("n", "loss", "most"), [(40, 0.01, 1), (40, 0.1, 0.995), (200, 0.005, 1), (200, 0.03, 0.98)])
 def test_coverage_of_rare_losses(seeds, n, loss, most):

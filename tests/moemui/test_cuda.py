@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import tiny_models
 from moemui.models import checkpoints, synthetic
+from moemui.models.recipe import DEVICES, Recipe
+from moemui.models.training import train
 from moemui.scores.contributions import Options, Sample, Scorer
 from moemui.tap import families
 from moemui.tap.capture import Tap
@@ -88,3 +91,13 @@ def test_two_gpus_find_the_key_neurons_of_the_cpu(tmp_path, device_map):
     scorer = Scorer(spread, OPTIONS)
     key_sets_agree(before, scorer.score(SAMPLES))
     assert scorer.identity_error(SAMPLES[4]) <= scorer.identity_tolerance
+
+
+def test_training_on_the_gpu_begins_with_the_weights_of_the_cpu_and_learns_alike(tmp_path):
+    size = {"hidden": 16, "layers": 1, "heads": 2, "experts": 4, "neurons_per_expert": 8}
+    knobs = {"family": "olmoe", "batch": 8, **size}
+    recipes = {device: Recipe(**knobs, steps=12, warm_up=2, save_steps=(0, 12), device=device) for device in DEVICES}
+    histories = {device: train(recipe, ["sorting"], tmp_path / device) for device, recipe in recipes.items()}
+    first, second = (load_file(tmp_path / device / "step-00000/model.safetensors") for device in DEVICES)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    np.testing.assert_allclose(histories["cuda"]["loss"], histories["cpu"]["loss"], rtol=0.02)

@@ -242,7 +242,7 @@ def test_a_task_named_all_is_refused(tmp_path):
         decay.rows(key_neurons=[written(tmp_path, drawn_sets(5, 0), task="all")], setting=SETTING, places=PLACES)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("alpha", [0.7, 1.8])
 def test_the_interval_holds_its_level_and_the_probability_is_cautious(alpha):
     held, rejected, rounds = 0, 0, 500

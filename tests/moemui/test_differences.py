@@ -203,7 +203,7 @@ class World:
         return [luck < chances[kind] for luck, chances in zip((common, fresh), self.chances, strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("share", [1.0, 0.75, 0.5])
 @pytest.mark.parametrize(("kinds", "level", "spread"), [(1, -6, 0.5), (6, -6, 2.5), (1, -4, 0.5), (6, -4, 2.5)])
 def test_coverage(share, kinds, level, spread):

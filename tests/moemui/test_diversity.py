@@ -284,7 +284,7 @@ def worlds(kind):
     return np.concatenate([base, base], axis=1)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("kind", ["domains are identical", "domains differ"])
 def test_levels_that_resolve_alike_differ_in_one_test_of_twenty(kind):
     """The nominal 95 % of intervals, of the verdict and of the correlation, whether domains differ or not."""

@@ -301,7 +301,7 @@ def binomial_rows(generator, n):
     return [samples(own) for own in answers.astype(int)]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("n", [10, 20, 40])
 def test_accuracy_without_change_is_rarely_shown_to_change(n):
     """Answers right or wrong by chance at both checkpoints: nominal 5 % of the steps leave the noise band."""

@@ -125,7 +125,7 @@ def tables_of(rng, shared, routed, share_shared, share_routed):
     return dict(zip(COUNTS, (a, shared - a, c, routed - c), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_intervals_cover_the_odds_ratio_and_its_change():
     rng, runs = np.random.default_rng(0), 1500
     first, second = np.log((0.6 / 0.4) / (0.2 / 0.8)), np.log((0.5 / 0.5) / (0.3 / 0.7))
@@ -141,7 +141,7 @@ def test_intervals_cover_the_odds_ratio_and_its_change():
     assert {name: 0.92 <= count / runs <= 0.98 for name, count in hits.items()} == dict.fromkeys(hits, True)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_change_of_experts_that_stay_what_they_were_is_covered_too_often():
     # nine experts in ten stay key or not key: what the docstring says of the same physical experts
     rng, runs, hits = np.random.default_rng(0), 800, 0

@@ -114,7 +114,7 @@ def test_an_interval_leaves_resamples_without_key_experts_out_up_to_a_limit():
     assert np.isnan(jaccard_interval(draws_a=draws, draws_b=draws)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_jaccard_intervals_cover_where_frequencies_are_spread_out():
     generator = np.random.default_rng(3)
     true = (np.arange(300) + 0.5) / 300

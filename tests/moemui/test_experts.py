@@ -117,7 +117,7 @@ def test_fewer_experts_are_key_at_a_higher_threshold_in_every_resample(seed, n, 
     assert (alone[0] == found[1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_proportion_intervals_cover_where_frequencies_are_spread_out():
     generator = np.random.default_rng(5)
     true = (np.arange(300) + 0.5) / 300

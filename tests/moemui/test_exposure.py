@@ -207,7 +207,7 @@ def test_negative_tokens_are_refused():
         regression(**ADDITIVE | {"tokens": ADDITIVE["tokens"] - 1})
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_profile_interval_covers_the_coefficient():
     rng, runs, hits = np.random.default_rng(0), 400, 0
     for _ in range(runs):
@@ -219,7 +219,7 @@ def test_the_profile_interval_covers_the_coefficient():
     assert 0.92 <= hits / runs <= 0.98
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_the_likelihood_ratio_p_keeps_its_level_where_tokens_explain_everything():
     rng, runs, hits = np.random.default_rng(1), 600, 0
     for _ in range(runs):

@@ -9,6 +9,9 @@ from torch import nn
 
 import tiny_models
 from moemui.geometry import Layer
+from moemui.scores.contributions import Options, Sample, Scorer
+from moemui.scores.scoring import ConservationError
+from moemui.tap.capture import Tap
 from moemui.tap.families import UnsupportedModelError, geometry, sites
 
 
@@ -34,6 +37,40 @@ def test_a_shared_width_that_is_no_multiple_is_one_expert():
     )  # fmt: skip
     layer = geometry(sites(transformers.Qwen2MoeForCausalLM(config))).layers[0]
     assert (layer.shared, layer.shared_width, layer.neurons) == (1, 40, 4 * 24 + 40)
+
+
+def deepseek_without_shared_neurons(**knobs):
+    torch.manual_seed(0)
+    config = transformers.DeepseekV2Config(
+        **{**tiny_models.COMMON, "num_key_value_heads": 4, "num_hidden_layers": 2}, intermediate_size=24,
+        moe_intermediate_size=24, n_routed_experts=8, n_shared_experts=0, num_experts_per_tok=3,
+        first_k_dense_replace=0, kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=8, qk_rope_head_dim=8,
+        v_head_dim=8, topk_method="greedy", n_group=None, topk_group=None, **knobs,
+    )  # fmt: skip
+    return transformers.DeepseekV2ForCausalLM(config).eval()
+
+
+def test_a_shared_mlp_without_neurons_is_no_expert():
+    model = deepseek_without_shared_neurons()
+    scorer, sample = Scorer(model, Options(formulations=("glu",))), Sample("s", [5, 6, 7], [8, 9, 10])
+    assert scorer.geometry.layers == (Layer(0, 8, 0, 24, 0, 3), Layer(1, 8, 0, 24, 0, 3))
+    scores = scorer.score([sample])
+    assert scores.conservation.max() < 1e-5
+    assert scores.routed_tokens.sum() == 2 * 3 * 3  # layers, tokens, experts of a token: none is a shared expert's
+    assert scorer.identity_error(sample) == 0
+    everything = [torch.arange(site.layer.neurons) for site in scorer.sites]
+    outputs = []
+    model.model.layers[1].mlp.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    with torch.no_grad(), Tap(scorer.sites, masked_neurons=everything):
+        model(input_ids=torch.tensor([[5, 6, 7]]))
+    assert outputs[0].abs().max() == 0
+
+
+def test_what_a_shared_mlp_without_neurons_adds_all_the_same_is_not_passed_over():
+    model = deepseek_without_shared_neurons(mlp_bias=True)
+    model.model.layers[0].mlp.shared_experts.down_proj.bias.data.fill_(0.5)
+    with pytest.raises(ConservationError, match="not the weighted sum of the experts seen"):
+        Scorer(model, Options(formulations=("glu",))).score([Sample("s", [5, 6, 7], [8, 9, 10])])
 
 
 def test_an_mlp_without_a_gate_is_one_expert_too():

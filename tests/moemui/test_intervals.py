@@ -127,7 +127,7 @@ def coverage(lost, gained, n):
     return held
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("n", [40, 200])
 @pytest.mark.parametrize("loss", [0.005, 0.01, 0.03, 0.1])
 def test_coverage_of_rare_losses(n, loss):
@@ -137,7 +137,7 @@ def test_coverage_of_rare_losses(n, loss):
     assert found <= 0.99 or loss * n < 6
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("lost", "gained"), [(0.15, 0.05), (0.3, 0.3), (0.6, 0.05)])
 def test_coverage_of_common_changes(lost, gained):
     assert 0.92 <= coverage(lost, gained, 40) <= 0.98
@@ -153,7 +153,7 @@ def test_mean_of_changes_by_hand():
             intervals.mean_of_changes(changes=wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("lost", "gained", "most"), [(0.005, 0, 1), (0.03, 0, 1), (0.1, 0, 0.985), (0.3, 0.3, 0.98)])
 def test_coverage_of_the_mean_of_eight_tasks(lost, gained, most):
     """Of 40 samples each. Every task brings its own pseudo-samples, so rare changes are covered in almost all cases."""

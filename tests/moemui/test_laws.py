@@ -291,7 +291,7 @@ def test_the_papers_figures_show_no_law_over_models():
     assert "no independent points" in path["note"]
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize(("n", "rho"), [(8, 0.6), (8, 0.95), (30, 0.6)])
 def test_intervals_hold_their_level(n, rho):
     rng = np.random.default_rng(n)

@@ -16,7 +16,8 @@ from moemui.report.figures import FIGURES, collect
 from moemui.report.figures.paper_style import save
 from moemui.report.findings import findings
 from moemui.report.headline import headline
-from moemui.report.page import NEEDED, unbroken, write_report
+from moemui.report.page import NEEDED, write_report
+from moemui.report.page_parts import unbroken
 
 PROVENANCE = {
     "commit": "0123abc",

@@ -126,7 +126,7 @@ def test_with_few_expected_samples_p_is_that_of_all_tables_with_the_margins(acti
     assert found.p[0] == pytest.approx(weight[as_large].sum(), abs=0.02)  # four standard errors of 9,999 tables
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 @pytest.mark.parametrize("share", [0.02, 0.3])
 def test_experts_that_ignore_domains_are_called_specialised_in_5_percent(share):
     generator, sizes = np.random.default_rng(1), np.array([80, 60, 40, 40])

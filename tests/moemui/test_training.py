@@ -1,5 +1,6 @@
 """Training: reproducible to the bit, answer-only, balanced, saved as loadable checkpoints."""
 
+import dataclasses
 import math
 import re
 
@@ -124,6 +125,8 @@ def test_learning_rate_by_hand():
         ({"family": "olmoe", "steps": 10, "save_steps": [0, 20]}, "steps to keep lie between 0 and steps, 10"),
         ({"family": "olmoe", "save_steps": [50, 0]}, "name at least one step, ascending"),
         ({"family": "olmoe", "steps": 0, "save_steps": [0]}, "steps is 0; it is at least 1"),
+        ({"family": "olmoe", "device": "tpu"}, "device is 'tpu'; a model can be trained on cpu or cuda"),
+        ({"family": "deepseek_v2", "shared_experts": -1}, "shared_experts is -1 and distinct is 0; neither is below 0"),
     ],
 )
 def test_recipes_that_cannot_work_say_why(knobs, message):
@@ -135,3 +138,45 @@ def test_recipe_from_configuration_equals_the_class():
     assert Recipe.from_mapping({"family": "olmoe", "save_steps": [0, 5], "steps": 5}) == Recipe(
         "olmoe", steps=5, save_steps=(0, 5)
     )
+
+
+def test_tasks_come_when_they_begin_and_only_then(tmp_path):
+    recipe = Recipe("olmoe", **{**TINY, "steps": 40, "save_steps": (0,)})
+    starts = {"sorting": 0, "boolean": 20}
+    examples = training.examples_for(recipe, starts)
+    assert len(examples) == 40 * recipe.batch
+    first, later = examples[: 20 * recipe.batch], examples[20 * recipe.batch :]
+    assert {example.task for example in first} == {"sorting"}
+    assert 0.3 < sum(example.task == "boolean" for example in later) / len(later) < 0.7
+    with pytest.raises(ValueError, match="at least one begins at step 0"):
+        training.examples_for(recipe, {"sorting": 5, "boolean": 9})
+    with pytest.raises(ValueError, match="distinct is 8 and tasks begin at"):
+        training.examples_for(dataclasses.replace(recipe, distinct=8), starts)
+
+
+def test_distinct_examples_come_again_each_as_often_in_another_order():
+    recipe = Recipe("olmoe", **{**TINY, "steps": 15, "distinct": 40})  # 120 examples: three times 40
+    examples = training.examples_for(recipe, TASKS)
+    rounds = [examples[start : start + 40] for start in (0, 40, 80)]
+    pool = sorted(examples[:40], key=repr)
+    assert all(sorted(part, key=repr) == pool for part in rounds)
+    assert rounds[0] != rounds[1] != rounds[2]
+    assert training.examples_for(recipe, TASKS) == examples
+
+
+def test_a_trainer_step_lowers_the_loss_of_its_batch_and_stops_at_nonsense():
+    recipe = Recipe("olmoe", **TINY)
+    tokenizer = synthetic.build_tokenizer()
+    encoded = training.encode(synthetic.training_examples(TASKS, 8, 0), tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = training.build_model(recipe, tokenizer).train()
+    batch = training.collate(encoded)
+    trainer = training.Trainer(recipe, model)
+    losses = [trainer.step(batch, 1e-2) for _ in range(8)]
+    assert losses[-1].loss < 0.8 * losses[0].loss
+    assert losses[0].tokens == sum(len(prompt) + len(answer) for prompt, answer in encoded)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.inf)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        trainer.step(batch, 1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "rules", "scripts", "config", "envs")
+EXPERIMENTS = "experiments.yaml"  # in config/, beside the studies
+STUDIES = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != EXPERIMENTS)
 SMOKE = ("--configfile", "config/smoke.yaml", "--workflow-profile", "config/profiles/default")
 # Run by Python as each job of the smoke study starts.
 LISTENER = '''"""Notes, as a job ends, which files of the project its process had run."""
@@ -58,8 +61,8 @@ def copy_study(finished: Path, folder: Path) -> Path:
 
 def local_models(folder: Path) -> None:
     """Empty files in the place of the local models that the ready studies in a folder's config/ look for."""
-    for config in (folder / "config").glob("*.yaml"):
-        for model in yaml.safe_load(config.read_text())["models"].values():
+    for config in STUDIES:
+        for model in yaml.safe_load((folder / "config" / config).read_text())["models"].values():
             if "path" in model["source"]:
                 file = folder / model["source"]["path"] / model["source"].get("gguf", "config.json")
                 file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +80,23 @@ def snakemake(folder: Path, *words: str, env: Mapping[str, str] | None = None) -
         check=False,
         env={**os.environ, **(env or {})},
     )
+
+
+def listening(folder: Path) -> dict[str, str]:
+    """Variables under which every job that runs in a folder notes what it has imported, for `imported`."""
+    for name in ("imports", "listener"):
+        (folder / name).mkdir()
+    (folder / "listener/sitecustomize.py").write_text(LISTENER)
+    return {"PYTHONPATH": str(folder / "listener"), "IMPORTS_OF_JOBS": str(folder / "imports")}
+
+
+def imported(folder: Path) -> dict[str, set[str]]:
+    """By script, the files of the package that its jobs had loaded when they ended."""
+    loaded: dict[str, set[str]] = {}
+    for note in (folder / "imports").glob("*.json"):
+        found = json.loads(note.read_text())
+        loaded.setdefault(found["script"], set()).update(file for file in found["files"] if file.startswith("moemui/"))
+    return loaded
 
 
 def planned_jobs(output: str) -> dict[str, int]:
@@ -106,11 +126,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not said.exists():
             folder.mkdir()
             copy_project(folder)
-            (folder / "imports").mkdir()
-            (folder / "listener").mkdir()
-            (folder / "listener/sitecustomize.py").write_text(LISTENER)
-            env = {"PYTHONPATH": str(folder / "listener"), "IMPORTS_OF_JOBS": str(folder / "imports")}
-            run = snakemake(folder, *SMOKE, env=env)
+            run = snakemake(folder, *SMOKE, env=listening(folder))
             said.write_text(f"{run.returncode}\n{run.stdout}")
     code, output = said.read_text().split("\n", 1)
     assert code == "0", output[-4000:]

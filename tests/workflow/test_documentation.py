@@ -58,7 +58,8 @@ def test_the_configuration_page_names_every_key():
     assert [key for key in sorted(found) if not re.search(rf"[`.\[ {{]{key}[`.\] :}}]", page)] == []
 
 
-ONE_FOR_EACH = ("tables", "figures", "findings")  # folders whose modules are named after what each is about
+# Folders whose modules are named after what each is about.
+ONE_FOR_EACH = ("tables", "figures", "findings", "experiments", "measure")
 
 
 def test_the_tree_of_the_readme_names_every_file():

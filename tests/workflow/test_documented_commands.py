@@ -40,6 +40,8 @@ NOT_RUN = {
     "results": "the fixture `smoke` ran it: test_make_results_is_what_the_fixture_ran",
     "test": "this is it",
     "check-report": "test_report_in_browser.py and test_prose_numbers.py open the smoke study's report",
+    "experiments": "test_experiments.py runs all of them at their smallest",
+    "test-simulations": "takes minutes and changes nothing; its tests are tests",
     "test-system": "needs SLURM and conda; CI has the others",
     "packages": "needs root and Debian's package index",
     "lint": "CI's first half",

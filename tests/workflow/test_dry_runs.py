@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from workflow.conftest import ROOT, copy_project, local_models, planned_jobs, snakemake
+from workflow.conftest import ROOT, STUDIES, copy_project, local_models, planned_jobs, snakemake
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
+@pytest.mark.parametrize("config", STUDIES)
 def test_every_ready_study_dry_runs(project, config):
     run = snakemake(project, "-n", "--configfile", f"config/{config}")
     assert run.returncode == 0, run.stdout[-2000:]
@@ -31,7 +31,7 @@ def test_every_stage_is_a_target_of_its_own_name(project):
     stages = [
         "checkpoints", "responses", "contributions", "key_neurons", "utilization", "experts", "enrichment",
         "sensitivity", "masking", "threshold_selection", "comparisons", "dynamics", "diversity", "laws",
-        "diagnostics", "exports", "report", "tracking",
+        "diagnostics", "exports", "experiments", "report", "tracking",
     ]  # fmt: skip
     run = snakemake(project, *stages, "-n", "--configfile", "config/smoke.yaml")
     assert run.returncode == 0, run.stdout[-2000:]

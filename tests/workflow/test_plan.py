@@ -12,7 +12,7 @@ from pathlib import Path
 import made_up_records
 import pytest
 import yaml
-from workflow.conftest import ROOT, copy_project, copy_study, local_models, planned_jobs, snakemake
+from workflow.conftest import STUDIES, copy_project, copy_study, local_models, planned_jobs, snakemake
 
 from _plan import making, measured
 from _plan.facts import Facts, Job
@@ -56,7 +56,7 @@ def project(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
+@pytest.mark.parametrize("config", STUDIES)
 def test_jobs_are_those_of_a_dry_run(project, config):
     run = snakemake(project, "-n", "--configfile", f"config/{config}")
     expected = Counter()

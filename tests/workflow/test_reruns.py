@@ -6,7 +6,6 @@ three tasks, one variant scored on the first and last checkpoint, sixteen gather
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import yaml
-from workflow.conftest import PARTS, SMOKE, copy_study, planned_jobs, snakemake
+from workflow.conftest import PARTS, SMOKE, copy_study, imported, planned_jobs, snakemake
 
 import _code
 from moemui.tables import table as tables
@@ -185,10 +184,7 @@ def test_a_changed_module_reruns_the_stages_that_import_it_and_what_follows(stud
 def test_every_stage_counts_what_its_jobs_import(smoke):
     """Verified: the files of the package that count in a stage's digest are those that its jobs really had loaded when
     they ended, as they noted themselves; what counts beside them is code for other kinds of studies, named here."""
-    loaded = {}
-    for note in (smoke / "imports").glob("*.json"):
-        found = json.loads(note.read_text())
-        loaded.setdefault(found["script"], set()).update(file for file in found["files"] if file.startswith("moemui/"))
+    loaded = imported(smoke)
     assert len(loaded) == 21
     for script, files in loaded.items():
         paths = _code._closure(_code.SCRIPTS / script) - {_code.SCRIPTS / script}

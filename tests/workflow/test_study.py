@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workflow.conftest import local_models
+from workflow.conftest import STUDIES, local_models
 
 from _study import SCHEMA, Study, StudyError, load
 from moemui.models.training import Recipe
@@ -150,7 +150,7 @@ def test_settings_change_one_thing_at_a_time():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [CONFIG / name for name in STUDIES], ids=lambda p: p.stem)
 def test_every_ready_study_is_valid(path, tmp_path, monkeypatch):
     shutil.copytree(CONFIG, tmp_path / "config")
     local_models(tmp_path)

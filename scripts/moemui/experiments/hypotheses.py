@@ -7,14 +7,11 @@ initial weights on other examples. Effects of several arms are differences withi
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import numpy as np
-from scipy import stats
-
-from moemui.statistics.intervals import CONFIDENCE
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 FEWEST_SEEDS = 3  # with two the interval is 12.7 standard errors wide and says nothing
@@ -34,13 +31,19 @@ def over_seeds(values: Sequence[float]) -> SeedMean:
     """The mean over seeds; a seed whose effect is NaN, because it is not defined there, is left out and not counted.
 
     Without an interval for fewer than FEWEST_SEEDS; without a mean for none. Equal values give an interval without
-    width.
+    width, on which `decide` decides nothing.
     """
-    known = np.array([value for value in values if np.isfinite(value)])
+    # Every dry-run reads rules, which need none of these.
+    import numpy as np
+    from scipy import stats
+
+    from moemui.statistics.intervals import CONFIDENCE
+
+    known = np.array([value for value in values if math.isfinite(value)])
     if len(known) < FEWEST_SEEDS:
         mean = float(known.mean()) if len(known) else float("nan")
         return SeedMean(mean, float("nan"), float("nan"), len(known))
-    mean, error = float(known.mean()), float(known.std(ddof=1)) / np.sqrt(len(known))
+    mean, error = float(known.mean()), float(known.std(ddof=1)) / math.sqrt(len(known))
     half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(known) - 1)) * error
     return SeedMean(mean, mean - half, mean + half, len(known))
 
@@ -60,14 +63,14 @@ class Region:
 
     def holds(self, mean: SeedMean) -> bool:
         """Whether the whole interval lies inside; never without an interval."""
-        if not np.isfinite([mean.low, mean.high]).all():
+        if not (math.isfinite(mean.low) and math.isfinite(mean.high)):
             return False
         return (self.above is None or mean.low > self.above) and (self.below is None or mean.high < self.below)
 
     def overlaps(self, other: Region) -> bool:
         """Whether an interval could lie in both."""
-        low = max((x for x in (self.above, other.above) if x is not None), default=-np.inf)
-        high = min((x for x in (self.below, other.below) if x is not None), default=np.inf)
+        low = max((x for x in (self.above, other.above) if x is not None), default=-math.inf)
+        high = min((x for x in (self.below, other.below) if x is not None), default=math.inf)
         return low < high - ROUNDING
 
     @property
@@ -82,44 +85,52 @@ class Region:
 class Hypothesis:
     """A claim, the effect that it speaks of, and the rule that decides it.
 
-    needs: effect → region that it must lie in before the rule is asked at all, such as that a manipulation took hold;
-    without it the hypothesis is undecided. paper: which decision the paper's own text would lead one to expect,
-    `confirmed` or `refuted`, or "" where it says nothing. primary: whether it is the one that the experiment is for.
+    confirmed, refuted: regions, in one of which the whole interval must lie. needs: effect → region that it must lie in
+    before the rule is asked at all, such as that a manipulation took hold; without it the hypothesis is undecided.
+    paper: which decision the paper's own text would lead one to expect, `confirmed` or `refuted`, or "" where it says
+    nothing. primary: whether it is the one that the experiment is for.
     """
 
     name: str
     claim: str
     effect: str
-    confirmed: Region
-    refuted: Region
+    confirmed: tuple[Region, ...]
+    refuted: tuple[Region, ...]
     needs: Mapping[str, Region]
     paper: str = ""
     primary: bool = False
 
     def __post_init__(self) -> None:
-        if self.confirmed.overlaps(self.refuted):
-            raise ValueError(
-                f"hypothesis {self.name}: an interval can lie {self.confirmed.words} and {self.refuted.words} at once; "
-                "give regions that don't overlap"
-            )
+        for one, other in itertools.combinations((*self.confirmed, *self.refuted), 2):
+            if one.overlaps(other):
+                raise ValueError(
+                    f"hypothesis {self.name}: an interval can lie {one.words} and {other.words} at once; give regions "
+                    "that don't overlap"
+                )
         if self.paper not in ("", CONFIRMED, REFUTED):
             raise ValueError(f"hypothesis {self.name}: paper is {self.paper!r}; allowed are {CONFIRMED}, {REFUTED}, ''")
 
     @classmethod
     def from_mapping(cls, name: str, values: Mapping[str, Any]) -> Hypothesis:
-        """From plain configuration values. Raises ValueError for regions that are empty or overlap."""
+        """From plain configuration values; one region needs no list. Raises ValueError as the classes do."""
         plain = dict(values)
-        regions = {key: Region(**plain.pop(key)) for key in ("confirmed", "refuted")}
+        confirmed, refuted = (_regions(plain.pop(key)) for key in ("confirmed", "refuted"))
         needs = {effect: Region(**region) for effect, region in plain.pop("needs", {}).items()}
-        return cls(name=name, needs=needs, **regions, **plain)
+        return cls(name=name, confirmed=confirmed, refuted=refuted, needs=needs, **plain)
 
     @property
     def rule(self) -> str:
         """The rule in words."""
-        words = f"confirmed if the whole interval of {self.effect} lies {self.confirmed.words}, refuted if "
-        words += f"{self.refuted.words}, else undecided"
+        confirmed, refuted = (" or ".join(r.words for r in regions) for regions in (self.confirmed, self.refuted))
+        words = (
+            f"confirmed if the whole interval of {self.effect} lies {confirmed}, refuted if {refuted}, else undecided"
+        )
         needed = " and ".join(f"that of {effect} lies {region.words}" for effect, region in self.needs.items())
         return f"{words}; only if {needed}" if needed else words
+
+
+def _regions(given: Mapping[str, float] | Sequence[Mapping[str, float]]) -> tuple[Region, ...]:
+    return tuple(Region(**region) for region in ([given] if isinstance(given, Mapping) else given))
 
 
 class Decision(NamedTuple):
@@ -138,13 +149,20 @@ def decide(hypothesis: Hypothesis, effects: Mapping[str, SeedMean]) -> Decision:
                 f"hypothesis {hypothesis.name} speaks of the effect {name!r}; there are {', '.join(sorted(effects))}"
             )
     mean = effects[hypothesis.effect]
-    if not np.isfinite(mean.low):
+    if not math.isfinite(mean.low):
         return Decision(UNDECIDED, "", f"{hypothesis.effect} is known on {mean.n} seeds, so it has no interval")
+    if mean.high - mean.low <= ROUNDING:
+        return Decision(UNDECIDED, "", f"{hypothesis.effect} is the same on every seed, which says nothing of chance")
     for name, region in hypothesis.needs.items():
         if not region.holds(effects[name]):
             return Decision(UNDECIDED, "", f"{name} was to lie {region.words} and does not, so the rule says nothing")
-    if not (hypothesis.confirmed.holds(mean) or hypothesis.refuted.holds(mean)):
+    held = [
+        outcome
+        for outcome, regions in ((CONFIRMED, hypothesis.confirmed), (REFUTED, hypothesis.refuted))
+        if any(region.holds(mean) for region in regions)
+    ]
+    if not held:
         return Decision(UNDECIDED, "", "")
-    outcome = CONFIRMED if hypothesis.confirmed.holds(mean) else REFUTED
+    outcome = held[0]
     for_paper = "" if not hypothesis.paper else "supports" if hypothesis.paper == outcome else "contradicts"
     return Decision(outcome, for_paper, "")

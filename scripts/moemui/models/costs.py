@@ -192,6 +192,8 @@ ANALYSES = {
     "diagnostics": Reading(".parquet", 1.3, 0.4),
     "key_neuron_exports": Reading(".h5", 1.0, 0.5),
     "expert_set_exports": Reading(".parquet", 1.0, 1.0),
+    "experiment_decisions": Reading(".parquet", 2.0, 2.0),
+    "experiments_page": Reading(".parquet", 7.0, 1.5),
     "gather": Reading(".parquet", 0.3, 2.6),
     "report": Reading(".parquet", 7.0, 1.5),
     "tracking": Reading(".json", 3.0, 5.0),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 FAMILIES = ("olmoe", "deepseek_v2")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Recipe:
         the cosine ends at.
     balance: weight of the load-balancing loss. clip: largest gradient norm.
     seed: initial weights, examples and their order.
+    device: where to train, `cpu` or `cuda`; on a GPU weights are not the same to the bit.
     save_steps: steps whose weights are kept, ascending; 0 is the untrained model.
     """
 
@@ -48,11 +50,14 @@ class Recipe:
     clip: float = 1.0
     balance: float = 0.01
     seed: int = 0
+    device: str = "cpu"
     save_steps: tuple[int, ...] = (0, 50, 100, 200, 350, 500, 700, 1000)
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family is {self.family!r}; a model can be trained as one of {', '.join(FAMILIES)}")
+        if self.device not in DEVICES:
+            raise ValueError(f"device is {self.device!r}; a model can be trained on {' or '.join(DEVICES)}")
         for knob in ("layers", "heads", "experts", "neurons_per_expert", "batch", "steps"):
             if getattr(self, knob) < 1:
                 raise ValueError(f"{knob} is {getattr(self, knob)}; it is at least 1")

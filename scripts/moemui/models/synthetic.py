@@ -28,6 +28,7 @@ HELD_OUT_EVERY = 8
 # Draws in a row that bring no new prompt after which a task counts as exhausted.
 PATIENCE = 5000
 DELIMITER = " "
+QUESTION, ANSWER = "Question: ", "\nAnswer:"
 
 LETTERS = tuple("abcdefghijklmnop")
 ANIMALS = ("cat", "dog", "cow", "pig", "hen")
@@ -80,11 +81,12 @@ class Draws:
 
 
 Generator = Callable[[Draws], tuple[str, str]]
+Span = tuple[int, int]  # least and most, both possible; a task has the defaults, `synthetic_variants` goes beyond
 
 
-def addition(draws: Draws) -> tuple[str, str]:
+def addition(draws: Draws, *, digits: int = 2) -> tuple[str, str]:
     """Two numbers of two digits; the answer works from the last digit on: digit+digit+carry=sum."""
-    first, second = draws.between(10, 99), draws.between(10, 99)
+    first, second = (draws.between(10 ** (digits - 1), 10**digits - 1) for _ in range(2))
     carry, steps = 0, []
     for a, b in zip(reversed(str(first)), reversed(str(second)), strict=True):
         total = int(a) + int(b) + carry
@@ -93,35 +95,35 @@ def addition(draws: Draws) -> tuple[str, str]:
     return f"add {first} {second}", f"{' ; '.join(steps)} so {first + second}"
 
 
-def modular(draws: Draws) -> tuple[str, str]:
+def modular(draws: Draws, *, terms: Span = (3, 4), size: Span = (0, 9)) -> tuple[str, str]:
     """The sum of three or four digits modulo 7; the answer writes every step with its operands."""
-    digits = [draws.below(10) for _ in range(draws.between(3, 4))]
-    running, steps = digits[0], []
-    for digit in digits[1:]:
-        result = (running + digit) % 7
-        steps.append(f"{running}+{digit}={result}")
+    numbers = [draws.between(*size) for _ in range(draws.between(*terms))]
+    running, steps = numbers[0], []
+    for number in numbers[1:]:
+        result = (running + number) % 7
+        steps.append(f"{running}+{number}={result}")
         running = result
-    return f"mod 7 of {'+'.join(map(str, digits))}", f"{' ; '.join(steps)} so {running}"
+    return f"mod 7 of {'+'.join(map(str, numbers))}", f"{' ; '.join(steps)} so {running}"
 
 
-def reversal(draws: Draws) -> tuple[str, str]:
+def reversal(draws: Draws, *, length: Span = (4, 6)) -> tuple[str, str]:
     """Four to six letters, repetition allowed, in reverse order."""
-    letters = [draws.choice(LETTERS) for _ in range(draws.between(4, 6))]
+    letters = [draws.choice(LETTERS) for _ in range(draws.between(*length))]
     return f"reverse {' '.join(letters)}", " ".join(reversed(letters))
 
 
-def sorting(draws: Draws) -> tuple[str, str]:
+def sorting(draws: Draws, *, length: int = 5) -> tuple[str, str]:
     """Five different letters in alphabetical order."""
-    letters = draws.sample(LETTERS, 5)
+    letters = draws.sample(LETTERS, length)
     return f"sort {' '.join(letters)}", " ".join(sorted(letters))
 
 
-def brackets(draws: Draws) -> tuple[str, str]:
+def brackets(draws: Draws, *, length: Span = (5, 9)) -> tuple[str, str]:
     """The brackets that complete a sequence of five to nine; at least one is always open."""
     while True:
         opened: list[str] = []
         written = []
-        for _ in range(draws.between(5, 9)):
+        for _ in range(draws.between(*length)):
             if opened and draws.chance(0.35):
                 written.append(CLOSING[opened.pop()])
             else:
@@ -131,17 +133,20 @@ def brackets(draws: Draws) -> tuple[str, str]:
             return f"close {' '.join(written)}", " ".join(CLOSING[bracket] for bracket in reversed(opened))
 
 
-def boolean(draws: Draws) -> tuple[str, str]:
-    """( a op b ) op ( c op d ) with negated literals; the answer gives both sides first."""
+def boolean(draws: Draws, *, literals: int = 2) -> tuple[str, str]:
+    """( a op b ) op ( c op d ) with negated literals; the answer gives both sides first.
+
+    A side of more literals has the same operator between all of them, so that there is one way to read it.
+    """
 
     def side() -> tuple[str, bool]:
         values, words = [], []
-        for _ in range(2):
+        for _ in range(literals):
             value, negated = draws.chance(0.5), draws.chance(0.4)
             values.append(value != negated)
             words.append(("not " if negated else "") + _word(value))
         operator = draws.choice(("and", "or"))
-        return f"( {words[0]} {operator} {words[1]} )", _apply(operator, *values)
+        return f"( {f' {operator} '.join(words)} )", _apply(operator, *values)
 
     left_text, left = side()
     operator = draws.choice(("and", "or"))
@@ -150,10 +155,10 @@ def boolean(draws: Draws) -> tuple[str, str]:
     return f"{left_text} {operator} {right_text}", f"{_word(left)} {operator} {_word(right)} is {result}"
 
 
-def counting(draws: Draws) -> tuple[str, str]:
+def counting(draws: Draws, *, length: Span = (4, 7)) -> tuple[str, str]:
     """How many of four to seven words are animals, or tools; the answer lists them first."""
     kind, members = draws.choice((("animals", ANIMALS), ("tools", TOOLS)))
-    words = [draws.choice(ANIMALS + TOOLS) for _ in range(draws.between(4, 7))]
+    words = [draws.choice(ANIMALS + TOOLS) for _ in range(draws.between(*length))]
     found = [word for word in words if word in members]
     return f"count {kind} in {' '.join(words)}", " ".join([*found, ";", str(len(found))])
 
@@ -172,8 +177,8 @@ def _word(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _apply(operator: str, left: bool, right: bool) -> bool:
-    return (left and right) if operator == "and" else (left or right)
+def _apply(operator: str, *values: bool) -> bool:
+    return all(values) if operator == "and" else any(values)
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,11 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
+def prompt_of(body: str) -> str:
+    """The whole text that asks a problem."""
+    return QUESTION + body + ANSWER
+
+
 def is_held_out(prompt: str) -> bool:
     """Whether a prompt belongs to the part that no model is trained on: about one in eight."""
     return zlib.crc32(prompt.encode()) % HELD_OUT_EVERY == 0
@@ -222,9 +232,9 @@ def draw(name: str, draws: Draws, *, held_out: bool) -> Example:
     generate = task_named(name).generate
     while True:
         body, answer = generate(draws)
-        prompt = f"Question: {body}\nAnswer:"
-        if is_held_out(prompt) == held_out:
-            return Example(name, prompt, answer)
+        text = prompt_of(body)
+        if is_held_out(text) == held_out:
+            return Example(name, text, answer)
 
 
 def held_out(name: str, n: int, seed: int) -> list[Example]:

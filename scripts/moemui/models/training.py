@@ -87,15 +87,17 @@ def train(
     nats), balance (load-balancing loss before its weight; top_k when experts are used evenly), learning_rate,
     tokens (int, tokens read so far, padding excluded), seconds (since the start, saving excluded).
 
-    Runs on one thread: that is what makes the weights reproducible, and at these sizes more threads are slower.
-    Raises ValueError for a task that does not exist, FloatingPointError where the loss is no longer a number.
+    Runs on one thread: that is what makes the weights reproducible, and at small sizes more threads are slower. On a
+    GPU they are so but for rounding. Raises RuntimeError where the recipe's device is not there,
+    ValueError for a task that does not exist, FloatingPointError where the loss is no longer a number.
     """
     output = Path(output)
     tokenizer = synthetic.build_tokenizer()
     examples = encode(examples_for(recipe, tasks), tokenizer)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build_model(recipe, tokenizer).train()
+        # Weights are drawn on the CPU, so that they are the same wherever they go.
+        model = build_model(recipe, tokenizer).to(recipe.device).train()
 
         def save(step: int) -> None:
             if step in recipe.save_steps:
@@ -164,7 +166,7 @@ class Trainer:
         """
         from transformers.models.qwen2_moe.modeling_qwen2_moe import load_balancing_loss_func
 
-        ids, mask, targets = batch
+        ids, mask, targets = (part.to(self.model.device) for part in batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # The decoder without its head: DeepSeek-V2's class has no load-balancing loss of its own, and only the

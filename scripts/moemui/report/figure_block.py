@@ -11,10 +11,8 @@ import latex2mathml.converter
 import pandas as pd
 from markupsafe import Markup
 
-from moemui.report.figures import FIGURES
-from moemui.report.figures.figure import Chart, Data
+from moemui.report.figures.figure import Chart, Data, Words
 from moemui.report.figures.page_style import HEIGHT, entries
-from moemui.report.views import Choice
 from moemui.tables.table import Column
 
 DIGITS = 6  # significant ones of a number on the page; the files have all
@@ -22,18 +20,23 @@ NARROW = 300.0  # points; a drawing up to this width fits a phone as it is
 
 
 def block(
-    name: str, data: Data, drawing: str, choice: Choice, made: Mapping[str, Any] | None, files: Sequence[str]
+    figure: Words,
+    data: Data,
+    chart: Chart,
+    drawing: str,
+    *,
+    caption: str,
+    made: Mapping[str, Any] | None,
+    files: Sequence[str],
 ) -> dict[str, Any]:
     """All that the template writes of a figure. drawing: its SVG; made: how it was made; files: where it is kept.
 
     Raises ValueError for an SVG without an svg element or a column that nobody explains.
     """
-    figure = FIGURES[name]
-    chart = figure.page(data, choice)
     return {
-        "name": name,
+        "name": figure.name,
         "title": figure.title,
-        "caption": figure.caption_for(choice),
+        "caption": caption,
         "definition": figure.definition,
         "formula": Markup(latex2mathml.converter.convert(figure.formula, display="block")) if figure.formula else "",
         "alt": figure.alt,
@@ -46,7 +49,7 @@ def block(
         "zooms": any(parameter["name"] == "zoom" for view in chart.views for parameter in view.get("params", ())),
         "series": chart.series.column if chart.series else "",
         "legend": entries(chart.series) if chart.series else [],
-        "static": image(drawing, name),
+        "static": image(drawing, figure.name),
         "narrow": _width(drawing) <= NARROW,
         "tables": [
             {"name": key, "title": figure.table_titles[key], "total": len(rows), "columns": figure.columns(rows)}
@@ -58,6 +61,7 @@ def block(
                 "views": chart.views,
                 "panel": chart.panel,
                 "data": {key: table(rows, figure.columns(rows)) for key, rows in data.items()},
+                **({"own": chart.own_views} if chart.own_views else {}),
             }
         ),
     }
@@ -66,7 +70,8 @@ def block(
 def _panels(chart: Chart, data: Data) -> list[dict[str, str]]:
     if not chart.panel:
         return [{"value": "", "title": ""}]
-    values = pd.unique(pd.concat([rows[chart.panel] for rows in data.values() if chart.panel in rows]).astype(str))
+    columns = [rows[chart.panel] for rows in data.values() if chart.panel in rows]
+    values = list(chart.own_views) or pd.unique(pd.concat(columns).astype(str))
     return [{"value": value, "title": chart.titles.get(value, value)} for value in values]
 
 

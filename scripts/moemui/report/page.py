@@ -5,13 +5,10 @@ The page needs no network and no file beside it; tables show their first rows an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
@@ -27,12 +24,10 @@ from moemui.report.findings import findings
 from moemui.report.glance import glance, grounds
 from moemui.report.headline import headline
 from moemui.report.limits import limits
+from moemui.report.page_parts import flat, preview, template
 from moemui.report.views import Choice
 from moemui.tables.catalog import TABLES
-from moemui.tables.table import Column
 
-TEMPLATES = Path(__file__).with_name("templates")
-ROWS = 30  # rows of a table on the page
 # The findings read tables that no figure shows.
 NEEDED = {table for figure in FIGURES.values() for table in figure.tables} | {
     "change_points", "coactivation_summary", "comparisons", "diagnostics", "diversity_effect", "expert_overlap",
@@ -87,22 +82,30 @@ def write_report(
     if missing := sorted(NEEDED - set(tables)):
         raise ValueError(f"the report needs the tables {', '.join(sorted(NEEDED))}; missing: {', '.join(missing)}")
     script, style = libraries.tables()
-    page = _template().render(
+    page = template("report.html.j2").render(
         study=study,
-        settings=_flat(_with_chosen(study.get("settings", {}), choice)),
+        settings=flat(_with_chosen(study.get("settings", {}), choice)),
         headline=headline(tables, choice),
         glance=glance(tables, choice),
         grounds=grounds(choice, provenance),
         findings=findings(tables, choice),
         verdicts=VERDICTS,
         figures=[
-            block(name, data, drawings[name], choice, made=drawn.get(name), files=files.get(name, ()))
+            block(
+                FIGURES[name],
+                data,
+                FIGURES[name].page(data, choice),
+                drawings[name],
+                caption=FIGURES[name].caption_for(choice),
+                made=drawn.get(name),
+                files=files.get(name, ()),
+            )
             for name, data in figures.items()
         ],
         left_out=[(FIGURES[name].title, reason) for name, reason in left_out.items()],
         limits=limits(tables, choice),
         tables=[
-            _preview(name, tables[name], files.get(name, ())) | {"made": made.get(name)}
+            preview(TABLES[name], tables[name], files.get(name, ())) | {"made": made.get(name)}
             for name in TABLES
             if name in tables
         ],
@@ -116,61 +119,9 @@ def write_report(
     Path(path).write_text(page, encoding="utf-8")
 
 
-def unbroken(sentence: str) -> str:
-    """The sentence with no line break before a percent sign, inside an interval, or between p and its value."""
-    sentence = sentence.replace(" %", "\u00a0%").replace(" points", "\u00a0points")
-    sentence = re.sub(r"\bp = ", "p\u00a0=\u00a0", sentence)
-    return re.sub(r"\[[^\[\]]*\]", lambda interval: interval[0].replace(" ", "\u00a0"), sentence)
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["unbroken"] = unbroken
-    return environment.get_template("report.html.j2")
-
-
-def _preview(name: str, frame: pd.DataFrame, files: Sequence[str]) -> dict[str, Any]:
-    columns = TABLES[name].columns
-    shown = frame.head(ROWS)
-    return {
-        "name": name,
-        "columns": [(column, _numeric(column)) for column in columns],
-        "rows": [[_cell(value, column) for value, column in zip(row, columns, strict=True)]
-                 for row in shown[TABLES[name].names].itertuples(index=False)],
-        "total": len(frame),
-        "files": list(files),
-    }  # fmt: skip
-
-
-def _numeric(column: Column) -> bool:
-    return column.dtype in ("int64", "Int64", "float64")
-
-
-def _cell(value: Any, column: Column) -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{value:.4g}" if column.dtype == "float64" else str(value)
-
-
 def _with_chosen(settings: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
     """The settings with the number beside each threshold of `analysis` that masking has chosen: `auto (0.01)`."""
     found = {"threshold": choice.experts.threshold, "curve_threshold": choice.curves.threshold}
     analysis = dict(settings.get("analysis", {}))
     chosen = {key: f"{AUTO} ({number:g})" for key, number in found.items() if analysis.get(key) == AUTO}
     return {**settings, "analysis": analysis | chosen} if chosen else dict(settings)
-
-
-def _flat(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as rows of dotted key and value."""
-    if isinstance(settings, Mapping):
-        return [row for key, value in settings.items() for row in _flat(value, f"{prefix}.{key}".removeprefix("."))]
-    if isinstance(settings, (list, tuple)):
-        return [(prefix, ", ".join(map(str, settings)))]
-    return [(prefix, str(settings))]

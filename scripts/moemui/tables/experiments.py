@@ -15,13 +15,13 @@ MEASUREMENTS = Table(
     (
         EXPERIMENT,
         SEED,
-        text("arm", "what was done to the model, or which cohort it is of; empty where there is one"),
+        text("arm", "what was done to the model, its cohort, or which samples or measure were used; empty: the one"),
         count("step", "optimizer steps of training before the measurement", "steps"),
         Column(
             "tokens", "float64", "tokens", "tokens of training before the measurement; 0: untrained, or not counted"
         ),
         text("task", "the task, or two joined by `|`; empty for all tasks together"),
-        text("part", "part of the model (a layer L0, routed, shared), or kind of problem; empty for all"),
+        text("part", "part of the model (a layer L0, routed, shared), kind of problem, or phase; empty for all"),
         text("quantity", "what was measured; the experiment's page says how"),
         number("value", "its value, in the row's unit"),
         text("unit", "of the value; share: 0 to 1, or a difference of shares"),
@@ -77,3 +77,5 @@ DECISIONS = Table(
     ),
     ("experiment", "hypothesis"),
 )
+
+EXPERIMENT_TABLES = {table.name: table for table in (MEASUREMENTS, SEED_EFFECTS, EFFECTS, DECISIONS)}

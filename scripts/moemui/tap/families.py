@@ -158,6 +158,8 @@ def _moe_site(name: str, index: int, layer: nn.Module) -> Site | None:
             )
     shared_where = _shared_name(layer, where)
     shared = None if shared_where is None else _shared(f"{name}.{shared_where}", layer.get_submodule(shared_where))
+    if shared is None:
+        shared_where = None
     down = routed.down_proj
     width = int(down.shape[1] if routed.is_transposed else down.shape[2])
     count, shared_width = _split(shared, width)
@@ -247,11 +249,13 @@ def _shared_name(layer: nn.Module, experts: str) -> str | None:
     return named[0] if named else None
 
 
-def _shared(name: str, module: Foreign) -> MLP | SharedStack:
+def _shared(name: str, module: Foreign) -> MLP | SharedStack | None:
+    """The shared MLP; None for one without neurons, as DeepSeek-V2's class builds it for no shared experts."""
     down = getattr(module, "down_proj", None)
     if isinstance(down, nn.Parameter) and down.dim() == 3 and down.dtype in mlps.READABLE:
         return SharedStack(name, module)
-    return mlps.describe(name, module)
+    mlp = mlps.describe(name, module)
+    return mlp if mlp.width else None
 
 
 def _split(shared: MLP | SharedStack | None, width: int) -> tuple[int, int]:

@@ -137,7 +137,7 @@ def percent_axis(title: str | None, **options: Any) -> alt.Axis:
 def points_axis(title: str | None, **options: Any) -> alt.Axis:
     """An axis of differences of shares, printed as percentage points with their sign."""
     label = "(datum.value > 0 ? '+' : '') + format(100 * datum.value, '~g')"
-    return alt.Axis(title=f"{title} (points)", labelExpr=label, **options)
+    return alt.Axis(title=f"{title} (points)" if title else "points", labelExpr=label, **options)
 
 
 def x(
@@ -205,14 +205,22 @@ def dash(look: Look) -> list[float]:
 
 
 def said(
-    chart: alt.Chart, names: Sequence[str], *, share: bool = True, points: bool = False, decimals: int = 1
+    chart: alt.Chart,
+    names: Sequence[str],
+    *,
+    share: bool = True,
+    points: bool = False,
+    decimals: int = 1,
+    form: str = "",
 ) -> alt.Chart:
     """The chart with NAME_said for each estimate: its value and its interval in words, for what hovering shows.
 
-    share: in percent. points: a difference of shares, in percentage points with its sign, as prose has it.
+    share: in percent. points: a difference of shares, in percentage points with its sign, as prose has it. form: how d3
+    prints the number, where that says more than decimals.
     """
     factor = "100 * " if share or points else ""
-    form = f"'{'+' if points else ''}.{decimals}f'"
+    sign = "+" if points else ""
+    form = f"'{form or f'{sign}.{decimals}f'}'"
     after, unit = (" + ' points'", "") if points else ("", " + ' %'" if share else "")
     for name in names:
         value, low, high = (f"format({factor}datum.{name}{end}, {form})" for end in ("", "_low", "_high"))

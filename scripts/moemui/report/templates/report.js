@@ -8,9 +8,9 @@ function prepare(figure) {
   let read; // when it is first wanted: a large study has megabytes of data
   const payload = () => {
     if (!read) {
-      const { views, panel, data } = JSON.parse(figure.querySelector(".payload").textContent);
+      const { views, own, panel, data } = JSON.parse(figure.querySelector(".payload").textContent);
       const sets = Object.entries(data).map(([name, table]) => [name, records(table), table.columns.includes(panel)]);
-      read = { views, panel, data, sets };
+      read = { views, own, panel, data, sets };
     }
     return read;
   };
@@ -20,14 +20,17 @@ function prepare(figure) {
   const shown = () => [...figure.querySelectorAll(".legend input:checked")].map((box) => box.value);
 
   async function draw(place) {
-    const { views, panel, sets } = payload();
+    const { views, own, panel, sets } = payload();
     const value = place.dataset.panel;
-    const own = Object.fromEntries(
+    const specifications = own?.[value] ?? views;
+    const datasets = Object.fromEntries(
       sets.map(([name, rows, split]) => [name, split ? rows.filter((row) => String(row[panel]) === value) : rows]),
     );
     for (const [i, element] of place.querySelectorAll(".view").entries()) {
       const description = `${place.getAttribute("aria-label") ?? ""} ${alt}`.trim();
-      const specification = { ...views[i], datasets: { ...views[i].datasets, ...own }, description };
+      const specification = {
+        ...specifications[i], datasets: { ...specifications[i].datasets, ...datasets }, description,
+      };
       try {
         const { view } = await vegaEmbed(element, specification, {
           mode: "vega-lite", renderer: "svg", actions: false, config, tooltip: { theme: "custom" },

@@ -1,0 +1,112 @@
+"""The rows of a picture: measurements of each seed, and their means over seeds with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from moemui.experiments.hypotheses import over_seeds
+from moemui.experiments.measurements import Meaning
+from moemui.experiments.pictures import Picture
+from moemui.report.experiments.wording import SHARE
+from moemui.report.figures.figure import Data
+from moemui.report.views import NothingToShow
+from moemui.report.wording import count, listed
+from moemui.tables.experiments import MEASUREMENTS
+
+MEAN = ["mean", "mean_low", "mean_high"]
+PARTS = ("arm", "task", "part", "step")  # what a measurement can differ in within a seed and quantity
+MOST_REASONS = 3
+
+
+def across(picture: Picture) -> str:
+    """The column along which a picture goes."""
+    return "step" if picture.kind == "course" else picture.x
+
+
+def panel(picture: Picture) -> str:
+    """The column whose values have a panel each; "" for one panel."""
+    return "quantity" if len(picture.quantities) > 1 else picture.panel
+
+
+def columns(picture: Picture) -> list[str]:
+    """What names a point of a picture: quantity, panel, series and what it goes along."""
+    return list(dict.fromkeys(filter(None, ["quantity", panel(picture), picture.series, across(picture)])))
+
+
+def rows(picture: Picture, measurements: pd.DataFrame, quantities: Mapping[str, Meaning]) -> tuple[Data, str]:
+    """`means` over seeds and `seeds`, rows of one quantity together, in the order of the measurements; and a sentence
+    about the values that are missing, "" for none.
+
+    Raises NothingToShow where no value is known. Raises ValueError for an unknown quantity, or where a seed has several
+    values at a point, since then the picture says too little about which is meant.
+    """
+    for quantity in picture.quantities:
+        if quantity not in quantities:
+            raise ValueError(
+                f"picture {picture.name}: there is no quantity {quantity!r}; there are {', '.join(quantities)}"
+            )
+    own = measurements[measurements["quantity"].isin(picture.quantities)]
+    for column, values in picture.where.items():
+        if column not in MEASUREMENTS.names:
+            raise ValueError(f"picture {picture.name}: where names {column!r}; allowed are {', '.join(PARTS)}")
+        own = own[own[column].astype(str).isin([str(value) for value in values])]
+    point = columns(picture)
+    _single(picture, own, point)
+    known = own.dropna(subset=["value"])
+    if known.empty:
+        raise NothingToShow("No value of what it would show was measured.")
+    known = known.assign(**{name: known[name].astype(object) for name in point})
+    found = []
+    for key, group in known.groupby(point, sort=False):
+        mean = over_seeds(list(group["value"]))
+        found.append(
+            dict(zip(point, key, strict=True))
+            | dict(zip([*MEAN, "n_seeds"], mean, strict=True))
+            | {"unit": group["unit"].iloc[0]}
+        )
+    means = pd.DataFrame(found, columns=[*point, *MEAN, "n_seeds", "unit"])
+    if picture.kind == "course":
+        means = means.sort_values("step", kind="stable")
+    data = {"means": _grouped(means, picture), "seeds": _grouped(known[[*point, "seed", "value", "unit"]], picture)}
+    return data, _missing(own)
+
+
+def _grouped(frame: pd.DataFrame, picture: Picture) -> pd.DataFrame:
+    """Rows of one quantity together, in the picture's order; text and steps as plain columns."""
+    order = {quantity: place for place, quantity in enumerate(picture.quantities)}
+    frame = frame.sort_values("quantity", key=lambda names: names.map(order), kind="stable").reset_index(drop=True)
+    kinds = {name: "int64" if name == "step" else "str" for name in columns(picture)}
+    return frame.astype(kinds)
+
+
+def _single(picture: Picture, own: pd.DataFrame, point: list[str]) -> None:
+    repeated = own[own.duplicated(["seed", *point], keep=False)]
+    if len(repeated):
+        first = next(iter(repeated.groupby(["seed", *point], sort=False)))[1]
+        differ = [name for name in PARTS if first[name].nunique() > 1]
+        raise ValueError(
+            f"picture {picture.name}: {first['quantity'].iloc[0]} has {len(first)} values at one point, which "
+            f"differ in {listed(differ)}; name it in where, series, panel or x"
+        )
+
+
+def _missing(own: pd.DataFrame) -> str:
+    gaps = own[own["value"].isna()]
+    if gaps.empty:
+        return ""
+    reasons = list(dict.fromkeys(gaps["note"]))
+    more = len(reasons) - MOST_REASONS
+    said = "; ".join([*reasons[:MOST_REASONS], *([f"and {count(more, 'other reason')}"] if more > 0 else [])])
+    verb = "is" if len(gaps) == 1 else "are"
+    return f"{count(len(gaps), 'value')} of {len(own)} {verb} not known and not shown: {said.rstrip('.')}."
+
+
+def kind(data: Data, quantity: str) -> str:
+    """How a quantity is printed: `percent` (a share from 0 to 1), `points` (one with values beyond), else its unit."""
+    own = data["seeds"][data["seeds"]["quantity"] == quantity]
+    unit = str(own["unit"].iloc[0])
+    if unit != SHARE:
+        return unit
+    return "percent" if own["value"].between(0, 1).all() else "points"
