@@ -14,11 +14,12 @@ from pyarrow import parquet
 from moemui.tables import dictionary
 from moemui.tables.catalog import TABLES
 from moemui.tables.columns import count, number, text
+from moemui.tables.experiments import EXPERIMENT_TABLES
 from moemui.tables.exports import EXPORTS
 from moemui.tables.table import Column, Table, read, write, write_parts
 
 ROOT = Path(__file__).parents[2]
-ALL = {**TABLES, **EXPORTS}
+ALL = {**TABLES, **EXPORTS, **EXPERIMENT_TABLES}
 FRUIT = Table(
     "fruit",
     "One fruit; stage exports.",
