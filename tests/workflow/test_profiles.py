@@ -137,7 +137,10 @@ def test_what_follows_key_neurons_is_one_job_whatever_the_study():
         for match in re.finditer(r"^rule (\w+):.*?(?=^rule |\Z)", path.read_text(encoding="utf-8"), re.M | re.S)
     }
     scripts = {name for name, text in rules.items() if "script:" in text}
-    assert scripts - set(profile("slurm")["groups"]) == {"train", "task_data", "checkpoint", "tracking"}
+    trained = {"train", "cohort", "measure_experiment"}
+    assert scripts - set(profile("slurm")["groups"]) == trained | {
+        "task_data", "checkpoint", "tracking", "experiments_tracking",
+    }  # fmt: skip
 
 
 class Api(ThreadingHTTPServer):
