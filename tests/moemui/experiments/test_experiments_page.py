@@ -11,6 +11,7 @@ import pytest
 from made_up_experiments import BEFORE, EXPERIMENTS, REASON, made_up
 
 from moemui.experiments.hypotheses import Hypothesis, Region, over_seeds
+from moemui.experiments.measurements import Meaning, Measured
 from moemui.experiments.pictures import Picture
 from moemui.report.experiments import wording
 from moemui.report.experiments.effects_figure import LEAST
@@ -22,6 +23,7 @@ from moemui.report.experiments.rows import rows
 from moemui.report.figures.page_style import MOST_TOLD
 from moemui.report.figures.paper_style import save
 from moemui.report.views import Estimate, NothingToShow
+from moemui.tables.experiments import MEASUREMENTS
 
 EMPTY = '<svg xmlns="http://www.w3.org/2000/svg" width="10pt"></svg>'
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+−-]?\d+)?")
@@ -250,15 +252,16 @@ def test_each_figure_explains_its_columns_and_has_room_for_its_marks(shown):
 
 def test_regions_are_drawn_where_the_rule_has_them_with_room_for_their_words(study, shown):
     for plan in study[0]:
-        regions = shown[0][f"{plan.name}-effects"].data["regions"].set_index(["hypothesis", "region"])
+        drawn = shown[0][f"{plan.name}-effects"].data["regions"]
         for hypothesis in plan.hypotheses:
             for name in ("confirmed", "refuted"):
-                row, region = regions.loc[(hypothesis.name, name)], getattr(hypothesis, name)
-                assert row["drawn_from"] == (row["panel_from"] if region.above is None else region.above)
-                assert row["drawn_to"] == (row["panel_to"] if region.below is None else region.below)
-                wide, middle = row["panel_to"] - row["panel_from"], (row["drawn_from"] + row["drawn_to"]) / 2
-                assert middle - row["panel_from"] >= LEAST * wide
-                assert row["panel_to"] - middle >= LEAST * wide
+                rows = drawn[(drawn["hypothesis"] == hypothesis.name) & (drawn["region"] == name)].to_dict("records")
+                for row, region in zip(rows, getattr(hypothesis, name), strict=True):
+                    assert row["drawn_from"] == (row["panel_from"] if region.above is None else region.above)
+                    assert row["drawn_to"] == (row["panel_to"] if region.below is None else region.below)
+                    wide, middle = row["panel_to"] - row["panel_from"], (row["drawn_from"] + row["drawn_to"]) / 2
+                    assert middle - row["panel_from"] >= LEAST * wide
+                    assert row["panel_to"] - middle >= LEAST * wide
 
 
 def test_on_paper_every_seed_and_mean_stands_at_its_value(study, shown, tmp_path):
@@ -349,8 +352,28 @@ def test_a_study_without_experiments_has_a_page(study, tmp_path):
 
 
 def test_the_paper_is_neither_supported_nor_contradicted_without_a_decision():
-    region = {"confirmed": Region(above=0.0), "refuted": Region(below=0.0), "needs": {}}
+    region = {"confirmed": (Region(above=0.0),), "refuted": (Region(below=0.0),), "needs": {}}
     about = Hypothesis("a", "A", "e", **region, paper="confirmed")
     assert wording.for_paper(about, "") == "neither, undecided"
     assert wording.for_paper(about, "contradicts") == "contradicts the paper"
     assert wording.for_paper(Hypothesis("a", "A", "e", **region), "") == "the paper says nothing"
+
+
+def test_rounds_that_end_at_steps_of_their_own_meet_at_the_mean_step():
+    """Two seeds, three rounds each: 10 and 20, 12 and 24; an arm that kept another number of steps stays as it is."""
+    quantities = {"accuracy": Meaning("share of exact answers", "share")}
+    steps = {("mui", 0): (0, 10, 20), ("mui", 1): (0, 12, 24), ("static", 0): (0, 10), ("static", 1): (0, 11, 12)}
+    parts = []
+    for (arm, seed), own in steps.items():
+        measured = Measured("loop", seed, quantities)
+        for place, step in enumerate(own):
+            measured.add("accuracy", 0.1 * place + 0.02 * seed, arm=arm, step=step)
+        parts += measured.rows
+    picture = Picture("course", "Course", "Course.", "course", ("accuracy",), series="arm")
+    data, said = rows(picture, MEASUREMENTS.frame(parts), quantities)
+    means = data["means"][data["means"]["arm"] == "mui"]
+    assert means["step"].tolist() == [0, 11, 22]
+    assert means["mean"].tolist() == pytest.approx([0.01, 0.11, 0.21])
+    assert means["n_seeds"].tolist() == [2, 2, 2]
+    assert sorted(data["means"][data["means"]["arm"] == "static"]["step"]) == [0, 10, 11, 12]
+    assert said == "Steps of one round differ between seeds by up to 4 and are drawn at their mean."

@@ -37,7 +37,7 @@ def columns(picture: Picture) -> list[str]:
 
 def rows(picture: Picture, measurements: pd.DataFrame, quantities: Mapping[str, Meaning]) -> tuple[Data, str]:
     """`means` over seeds and `seeds`, rows of one quantity together, in the order of the measurements; and a sentence
-    about the values that are missing, "" for none.
+    about steps that differ and values that are missing, "" for none.
 
     Raises NothingToShow where no value is known. Raises ValueError for an unknown quantity, or where a seed has several
     values at a point, since then the picture says too little about which is meant.
@@ -57,6 +57,7 @@ def rows(picture: Picture, measurements: pd.DataFrame, quantities: Mapping[str, 
     known = own.dropna(subset=["value"])
     if known.empty:
         raise NothingToShow("No value of what it would show was measured.")
+    known, apart = _met(known, picture)
     known = known.assign(**{name: known[name].astype(object) for name in point})
     found = []
     for key, group in known.groupby(point, sort=False):
@@ -70,7 +71,27 @@ def rows(picture: Picture, measurements: pd.DataFrame, quantities: Mapping[str, 
     if picture.kind == "course":
         means = means.sort_values("step", kind="stable")
     data = {"means": _grouped(means, picture), "seeds": _grouped(known[[*point, "seed", "value", "unit"]], picture)}
-    return data, _missing(own)
+    said = f"Steps of one round differ between seeds by up to {apart} and are drawn at their mean." if apart else ""
+    return data, " ".join(filter(None, [said, _missing(own)]))
+
+
+def _met(known: pd.DataFrame, picture: Picture) -> tuple[pd.DataFrame, int]:
+    """The rows with each line's steps where its seeds meet, and how far apart they were at most.
+
+    Seeds that stop at a number of tokens have steps of their own. Where every seed of a line has equally many, the
+    first of each are one point, at their mean step, and so on; other lines stay as they are.
+    """
+    if picture.kind != "course":
+        return known, 0
+    line = [name for name in columns(picture) if name != "step"]
+    met, apart = known.copy(), 0
+    for _, own in known.groupby(line, sort=False):
+        place = own.groupby("seed")["step"].rank(method="first").astype(int)
+        if own.groupby("seed").size().nunique() == 1 and own["step"].nunique() > place.max():
+            steps = own["step"].groupby(place)
+            met.loc[own.index, "step"] = steps.transform("mean").round().astype(int)
+            apart = max(apart, int((steps.max() - steps.min()).max()))
+    return met, apart
 
 
 def _grouped(frame: pd.DataFrame, picture: Picture) -> pd.DataFrame:
