@@ -304,6 +304,14 @@ def seed_files(experiment, name):
     ]
 
 
+def experiment_modules(experiment):
+    """The modules of an experiment, which its script imports by its name."""
+    return [
+        f"moemui.experiments.{experiment}",
+        f"moemui.experiments.measure.{experiment}",
+    ]
+
+
 def given_to(experiment, seed):
     """What the job that measures an experiment on one seed works with, in plain values."""
     return {

@@ -42,7 +42,7 @@ rule cohort:
         "../scripts/train_model.py"
 
 
-# Every experiment has a script of its own, so that it reruns for its own code alone.
+# By the code of each experiment's own modules, so that a change of one measures that one alone.
 rule measure_experiment:
     input:
         snapshots=lambda wildcards: cohort_files(
@@ -65,9 +65,11 @@ rule measure_experiment:
         **EXPERIMENTS.measuring(),
     params:
         given=lambda wildcards: given_to(wildcards.experiment, wildcards.seed),
-        code=lambda wildcards: digest(f"measure_{wildcards.experiment}"),
+        code=lambda wildcards: digest(
+            "measure_experiment", modules=experiment_modules(wildcards.experiment)
+        ),
     script:
-        "../scripts/measure_{wildcards.experiment}.py"
+        "../scripts/measure_experiment.py"
 
 
 rule experiment_decisions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from typing import Any
 SCRIPTS = Path(__file__).resolve().parent
 
 
-def digest(script: str, *data: str) -> str:
+def digest(script: str, *data: str, modules: Iterable[str] = ()) -> str:
     """12 hexadecimal digits over the syntax of scripts/`script`.py and of all project modules that it imports.
 
     Comments, docstrings, layout, paths and the version of Python that reads the code do not count, and neither does
     the book-keeping around a job, scripts/_*.py and scripts/_*/, on which no result depends. data: further files below
-    scripts/ that the code reads, such as templates; they count byte by byte.
+    scripts/ that the code reads, such as templates; they count byte by byte. modules: those that it imports by a name
+    made up as it runs, which no reader of the code sees.
     """
     total = hashlib.sha256()
-    for path in sorted(_closure(SCRIPTS / f"{script}.py")):
+    roots = [SCRIPTS / f"{script}.py", *(file for name in modules for file in _files(name))]
+    for path in sorted(set().union(*map(_closure, roots))):
         total.update(path.relative_to(SCRIPTS).as_posix().encode())
         total.update(_parsed(path)[0].encode())
     for name in data:

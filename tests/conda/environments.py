@@ -29,7 +29,8 @@ NOT_IMPORTED = {
     "pandas": {"pyarrow": "pandas reads and writes Parquet with it"},
     "transformers": {"accelerate": "transformers places weights on devices with it"},
 }
-EACH = "{wildcards.experiment}"  # in a script's name
+# The one script that imports by a computed name, and where the modules lie that it means.
+COMPUTED, BY_NAME = SCRIPTS / "measure_experiment.py", SCRIPTS / "moemui/experiments"
 # Asked in a process of its own: reading the Snakefile changes sys.path and imports the workflow's modules.
 ASK = """
 import json, sys
@@ -74,11 +75,11 @@ def rules(config: str, folder: Path = ROOT) -> tuple[Rule, ...]:
 
 
 def _scripts(path: str | None) -> list[Path | None]:
-    """What a rule's script stands for: itself, or one for each experiment."""
-    if path is None or EACH not in path:
-        return [None if path is None else SCRIPTS / Path(path).name]
-    names = yaml.safe_load((ROOT / "config/experiments.yaml").read_text())["experiments"]
-    return [SCRIPTS / Path(path).name.replace(EACH, name) for name in names]
+    """A rule's script, and the modules that it imports by a name made up as it runs."""
+    if path is None:
+        return [None]
+    script = SCRIPTS / Path(path).name
+    return [script, *(sorted(BY_NAME.rglob("[a-z]*.py")) if script == COMPUTED else [])]
 
 
 def environments() -> dict[str, set[Path]]:
@@ -186,6 +187,8 @@ def _read(path: Path) -> File:
             modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Call) and _callee(node) in ("import_module", "__import__"):
+            if path == COMPUTED:
+                continue
             if not (node.args and isinstance(node.args[0], ast.Constant)):
                 raise ValueError(f"{path}:{node.lineno} imports by a computed name; write the name out")
             modules = [str(node.args[0].value)]

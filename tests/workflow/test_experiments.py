@@ -72,14 +72,18 @@ def test_the_page_names_every_experiment(finished):
     assert list((finished / "results/smoke/experiments/figures").glob("*.svg"))
 
 
-def test_finished_experiments_are_not_run_again_and_a_lost_seed_alone_is(finished):
+def test_finished_experiments_are_not_run_again_and_an_unfinished_one_goes_on_at_the_seed_that_is_missing(finished):
+    """As after a kill: a seed and what would have been made of it are not there."""
     assert planned(finished) == {}
-    lost = finished / "results/smoke/experiments/turnover/seed-1/measurements.parquet"
-    moved = lost.rename(lost.with_suffix(".away"))
+    folder = finished / "results/smoke/experiments/turnover"
+    lost = [folder / "seed-1/measurements.parquet", folder / "experiment_decisions.parquet"]
+    for file in lost:
+        file.rename(file.with_suffix(".away"))
     try:
         jobs = planned(finished)
     finally:
-        moved.rename(lost)
+        for file in lost:
+            file.with_suffix(".away").rename(file)
     once = {"measure_experiment": 1, "experiment_decisions": 1, "experiments_page": 1, "experiments_tracking": 1}
     assert {rule: count for rule, count in jobs.items() if rule != "experiments"} == once
 
@@ -98,21 +102,6 @@ def test_one_more_seed_trains_and_measures_that_seed(finished):
     assert "cohort" not in jobs  # it trains its own models
 
 
-def test_another_rule_is_judged_without_measuring_and_says_that_it_came_after(finished):
-    """Last of those that read this folder's results, for it changes them."""
-    file = finished / "config" / FILE
-    config = yaml.safe_load(file.read_text())
-    rule = next(iter(config["experiments"]["turnover"]["hypotheses"].values()))
-    rule["confirmed"], rule["refuted"] = {"above": 2.0}, {"below": 2.0}
-    file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    run = snakemake(finished, "turnover", *SMOKE)
-    assert run.returncode == 0, run.stdout[-4000:]
-    assert "measure_experiment" not in planned_jobs(run.stdout)
-    decisions = read(finished, "turnover", "experiment_decisions")
-    assert decisions.iloc[0]["decision"] == "refuted"
-    assert (decisions["runs_before_rule"] == 3).all()
-
-
 def test_every_job_is_a_run_in_mlflow_with_its_effects(finished):
     listed = json.loads((finished / "results/smoke/experiments/tracking.json").read_text())["records"]
     records = sorted((finished / "results/smoke/records/experiments").rglob("*.json"))
@@ -129,6 +118,35 @@ def test_every_job_is_a_run_in_mlflow_with_its_effects(finished):
 
 
 def test_what_jobs_import_counts_in_their_digest(finished):
+    by_name = [path for path in (_code.SCRIPTS / "moemui/experiments").rglob("*.py") if path.stem in EXPERIMENTS]
     for script, files in imported(finished).items():
-        closure = _code._closure(_code.SCRIPTS / script)
+        roots = [_code.SCRIPTS / script, *(by_name if script == "measure_experiment.py" else [])]
+        closure = set().union(*map(_code._closure, roots))
         assert files <= {path.relative_to(_code.SCRIPTS).as_posix() for path in closure}, script
+
+
+def test_a_changed_experiment_is_measured_again_and_no_other(finished):
+    file = finished / "scripts/moemui/experiments/measure/turnover.py"
+    before = file.read_text()
+    file.write_text(before + "\nCHANGED = True\n")
+    try:
+        jobs = planned(finished)
+    finally:
+        file.write_text(before)
+    assert (jobs["measure_experiment"], jobs["experiment_decisions"]) == (3, 1)
+    assert "cohort" not in jobs
+
+
+def test_another_rule_is_judged_without_measuring_and_says_that_it_came_after(finished):
+    """Last of those that read this folder's results, for it changes them."""
+    file = finished / "config" / FILE
+    config = yaml.safe_load(file.read_text())
+    rule = next(iter(config["experiments"]["turnover"]["hypotheses"].values()))
+    rule["confirmed"], rule["refuted"] = {"above": 2.0}, {"below": 2.0}
+    file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    run = snakemake(finished, "turnover", *SMOKE)
+    assert run.returncode == 0, run.stdout[-4000:]
+    assert "measure_experiment" not in planned_jobs(run.stdout)
+    decisions = read(finished, "turnover", "experiment_decisions")
+    assert decisions.iloc[0]["decision"] == "refuted"
+    assert (decisions["runs_before_rule"] == 3).all()

@@ -1,39 +1,41 @@
 """One seed of an experiment, whichever it is: from trained models to its table of measurements."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from _fingerprint import fingerprint
+from _job import run
 
 
-def measured(
-    experiment: Any,
-    measure: Callable[..., Any],
-    snapshots: Sequence[Path],
-    histories: Sequence[Path],
+def main(
+    *,
+    experiment: str,
+    snapshots: list[Path],
+    histories: list[Path],
     measurements: Path,
-    given: Mapping[str, Any],
+    given: dict,
     progress: Callable,
-) -> dict[str, Any]:
+) -> dict:
     """Measure and write the table; the seed's effects are the metrics, so that MLflow shows them run by run.
 
-    experiment: its module; measure: of its twin in moemui.experiments.measure. snapshots, histories: what training left
-    of each cohort, in their order. measurements: the table to write. given: seed, settings, measure (how neurons are
-    read, and samples), cohorts (name → training, tasks), and plan, the file in which the rules stand. Of the rules in
-    force now the record keeps a fingerprint: the judge tells by it whether they were written before.
+    snapshots, histories: what training left of each cohort, in their order. measurements: the table to write. given:
+    seed, settings, measure (how neurons are read, and samples), cohorts (name → training, tasks), and plan, the file in
+    which the rules stand. Of the rules in force now the record keeps a fingerprint: the judge tells by it whether they
+    were written before.
+
+    The experiment's own modules are imported by its name, so that its code alone decides whether it is measured again.
     """
     from moemui.experiments.measure.probe import Reading
     from moemui.experiments.measure.setup import Cohort, Setup
     from moemui.tables import table as tables
     from moemui.tables.experiments import MEASUREMENTS
 
-    name = experiment.__name__.rsplit(".", 1)[-1]
-    rules = yaml.safe_load(Path(given["plan"]).read_text())["experiments"][name]["hypotheses"]
+    declared = import_module(f"moemui.experiments.{experiment}")
+    measure = import_module(f"moemui.experiments.measure.{experiment}").measure
+    rules = yaml.safe_load(Path(given["plan"]).read_text())["experiments"][experiment]["hypotheses"]
     reading = {key: value for key, value in given["measure"].items() if key != "samples"}
     setup = Setup(
         cohorts={
@@ -45,8 +47,12 @@ def measured(
         reading=Reading(**reading),
         progress=progress,
     )
-    settings = experiment.Settings(**given["settings"])
+    settings = declared.Settings(**given["settings"])
     rows = measure(setup, settings)
     tables.write(rows, measurements, MEASUREMENTS)
-    effects = {name: value for name, (value, _) in experiment.effects(rows, settings).items()}
+    effects = {name: value for name, (value, _) in declared.effects(rows, settings).items()}
     return {"rules": fingerprint(rules), "rows": len(rows), "effects": effects}
+
+
+if __name__ == "__main__":
+    run(main)
