@@ -75,8 +75,9 @@ def test_the_page_names_every_experiment(finished):
 def test_finished_experiments_are_not_run_again_and_an_unfinished_one_goes_on_at_the_seed_that_is_missing(finished):
     """As after a kill: a seed and what would have been made of it are not there."""
     assert planned(finished) == {}
-    folder = finished / "results/smoke/experiments/turnover"
-    lost = [folder / "seed-1/measurements.parquet", folder / "experiment_decisions.parquet"]
+    results = finished / "results/smoke"
+    lost = [results / "experiments/turnover" / name for name in ("seed-1/measurements.parquet", "measurements.parquet")]
+    lost += [results / "experiments.html", results / "experiments/tracking.json"]
     for file in lost:
         file.rename(file.with_suffix(".away"))
     try:
