@@ -71,7 +71,7 @@ check-report: $(ENV)  ## open a finished study's report in a browser as the test
 	MOEMUI_REPORT=results/$(STUDY) MOEMUI_REPORT_STUDY=results/$(STUDY) MOEMUI_SCREENSHOTS=results/$(STUDY)/screenshots \
 	  OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/workflow/test_report_in_browser.py tests/moemui/test_prose_numbers.py
 
-test-simulations: $(ENV)  ## do intervals and tests keep their level? (minutes; after a change of statistics)
+test-simulations: $(ENV)  ## do intervals keep their level, does the largest report work? (minutes; after a change of either)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m simulation -n $(WORKERS) --dist worksteal
 
 test-system: $(ENV)  ## a study through a real SLURM, and in conda environments (some minutes; see packages)

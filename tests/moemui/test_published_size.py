@@ -11,7 +11,7 @@ from moemui.report.figures import FIGURES, collect
 from moemui.report.figures.paper_style import save
 from moemui.report.page import write_report
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.simulation
 MEGABYTES = 10
 
 
