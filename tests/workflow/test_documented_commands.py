@@ -202,7 +202,7 @@ def test_targets_dry_run(finished):
         rest, _ = plain(words)
         named |= {word for before, word in itertools.pairwise(["", *rest]) if re.fullmatch(r"[a-z]\w+", word)
                   and before not in ("--cores", "--report", "--slurm-status-command")}  # fmt: skip
-    assert {"utilization", "report", "experiments"} <= named
+    assert {"utilization", "report", "turnover"} <= named
     # Experiments are no part of the finished study; test_experiments.py runs them.
     named -= {"experiments", *yaml.safe_load((ROOT / "config/experiments.yaml").read_text())["experiments"]}
     run = snakemake(finished, *sorted(named), "-n", *SMOKE)
