@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).resolve().parent
+# What was found in a source is kept here: to parse all takes a second, for which each call of Snakemake would wait.
+KEPT = Path(".snakemake", "syntax")
 
 
 def digest(script: str, *data: str, modules: Iterable[str] = ()) -> str:
@@ -46,8 +51,43 @@ def _closure(path: Path) -> set[Path]:
 
 @cache
 def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
-    """The syntax of a file without its docstrings, and the project files that it imports."""
-    tree = ast.parse(path.read_text())
+    """The digest of a file's syntax, and the project files that it imports."""
+    syntax, names = _kept(path.read_bytes())
+    return syntax, tuple(sorted({file for name in names for file in _files(name)}))
+
+
+def _kept(source: bytes) -> tuple[str, list[str]]:
+    """As `_read`, from what is kept under the digest of the source and of this module, where it is."""
+    place = KEPT / hashlib.sha256(_this_module() + source).hexdigest()
+    try:
+        syntax, names = json.loads(place.read_bytes())
+    except (OSError, ValueError):
+        syntax, names = _read(source)
+        if KEPT.parent.is_dir():  # Snakemake runs here, or has: nothing appears where it never did
+            _keep(place, json.dumps([syntax, names]))
+    return syntax, names
+
+
+def _keep(place: Path, text: str) -> None:
+    """Whole or not at all; a folder that can't be written only costs the time to parse again."""
+    part = place.with_name(f"{place.name}.{os.getpid()}")
+    try:
+        KEPT.mkdir(exist_ok=True)
+        part.write_text(text)
+        part.replace(place)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+
+
+@cache
+def _this_module() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+def _read(source: bytes) -> tuple[str, list[str]]:
+    """The digest of a source's syntax without its docstrings, and the names of all modules that it may import."""
+    tree = ast.parse(source)
     names: set[str] = set()
     for node in _executed(tree):
         if isinstance(node, ast.Import):
@@ -60,7 +100,7 @@ def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
             node
         ):
             node.body = node.body[1:]
-    return _written(tree), tuple(sorted({file for name in names for file in _files(name)}))
+    return hashlib.sha256(_written(tree).encode()).hexdigest(), sorted(names)
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:

@@ -13,8 +13,13 @@ for told in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
 hypothesis.settings.register_profile("unhurried", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("unhurried")
 
-# Where several processes share the files, one that begins last with minutes of work keeps the others waiting.
-LONG = ("test_faults.py", "test_reruns.py", "test_damaged_files.py", "test_remote_study.py")
+# Where several processes share the files, one that begins last with minutes of work keeps the others waiting. One file
+# that needs the smoke study comes first, so that it is made while the others have work that does not need it.
+LONG = (
+    *("test_faults.py", "test_experiments.py", "test_own_models.py", "test_findings_missing.py"),
+    *("test_report_in_browser.py", "test_reruns.py", "test_damaged_files.py", "test_remote_study.py"),
+    *("test_resumption.py", "test_job.py", "test_bad_models.py"),
+)
 
 
 def pytest_collection_modifyitems(items):

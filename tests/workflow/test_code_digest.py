@@ -74,6 +74,36 @@ def test_an_import_that_only_a_type_checker_reads_is_not_followed(scripts):
     assert digest() != before
 
 
+def test_what_was_found_in_a_source_is_kept_where_snakemake_runs(scripts, monkeypatch):
+    """Verified: what is kept under the digest of each source is what the next digest is made of, that of a damaged file
+    is found again, and a changed source has another digest although the old one is kept."""
+    folder, digest, before = scripts
+    monkeypatch.chdir(folder)
+    (folder / ".snakemake").mkdir()
+    assert digest() == before
+    kept = {path: path.read_text() for path in (folder / ".snakemake/syntax").iterdir()}
+    assert len(kept) == 3  # work.py, moemui/__init__.py, moemui/formula.py
+    for path in kept:
+        path.write_text('["of another source", []]')
+    assert digest() != before
+    for path, text in kept.items():
+        path.write_text(text[:-5])
+    assert digest() == before
+    assert {path: path.read_text() for path in (folder / ".snakemake/syntax").iterdir()} == kept
+    (folder / "moemui/formula.py").write_text("def f(x):\n    return 3 * x\n")
+    assert digest() != before
+
+
+def test_nothing_is_kept_where_snakemake_never_ran_or_nothing_can_be_written(scripts, monkeypatch):
+    folder, digest, before = scripts
+    monkeypatch.chdir(folder)
+    assert digest() == before
+    assert not (folder / ".snakemake").exists()
+    (folder / ".snakemake").mkdir()
+    (folder / ".snakemake/syntax").write_text("no folder")
+    assert digest() == before
+
+
 def test_another_python_finds_the_same_digests():
     """Results that move to a machine with another version are not made again."""
     program = "import sys; sys.path.insert(0, sys.argv[1]); import _code; print(*map(_code.digest, sys.argv[2:]))"

@@ -1,8 +1,12 @@
-"""A study whose jobs and whose Snakemake are killed ends in the same bytes, and does nothing twice."""
+"""A study whose jobs and whose Snakemake are killed ends in the same bytes, and does nothing twice.
+
+Of its two models one is finished before: the stages of the other, and all that follow from both, come under fire.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +14,14 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from workflow.conftest import SMOKE, copy_project
+from workflow.conftest import SMOKE, copy_study
 
 from _provenance import records
 
 pytestmark = pytest.mark.slow
 
-# When the first job of each stage is killed: as it starts; when it opens the n-th file that it writes; when it has
-# renamed n of its finished outputs; when all but its record are under their names.
+# When a job of each stage is killed, the first to get there: as it starts; when it opens the n-th file that it writes;
+# when it has renamed n of its finished outputs; when all but its record are under their names.
 MOMENTS = {
     "train": "write 5", "task_data": "record", "checkpoint": "record", "responses_synthetic": "write 2",
     "contributions_synthetic": "write 60", "contributions_synthetic_no_gate": "rename 1",
@@ -30,6 +34,7 @@ MOMENTS = {
 # Who else: Snakemake with all its jobs at once, as a closed terminal does, or its main process alone, without the job.
 WITH_ALL = {"contributions_synthetic_no_gate", "comparisons"}
 MAIN_ALONE = {"model_experts"}
+FINISHED = "smoke-olmoe"
 CORES = 2
 # Run by Python as each process starts; only jobs of the workflow do anything in it. Every job notes its start and when
 # its record is about to appear.
@@ -52,6 +57,10 @@ def kill(what):
     if moment != what:
         return
     moment = None
+    try:  # claimed here and not as the job starts: one that died with another, before its moment, claims nothing
+        os.close(os.open(FOLDER / f"claimed-{{stage(job)}}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
     if stage(job) in MAIN_ALONE:
         note("main")
         os.kill(int((FOLDER / "main").read_text()), signal.SIGKILL)
@@ -76,12 +85,7 @@ def hook(event, arguments):
         if job is None and (found := re.search(r"results/smoke/logs/(.*)[.]log$", path)):
             job = found[1]
             note("start")
-            if stage(job) in MOMENTS:
-                try:
-                    os.close(os.open(FOLDER / f"claimed-{{stage(job)}}", os.O_CREAT | os.O_EXCL))
-                    moment = MOMENTS[stage(job)]
-                except FileExistsError:
-                    pass
+            moment = MOMENTS.get(stage(job))
             kill("start")
         elif job and re.search(r"/[.]part-", path) and not re.search("smoke/(running|failures|records)/", path):
             writes += 1
@@ -135,8 +139,11 @@ def run(folder, killer, *words):
 
 @pytest.fixture(scope="module")
 def killed(smoke, tmp_path_factory):
-    """A smoke study run from scratch under fire: its folder, the events of its jobs, all that Snakemake said."""
-    folder = copy_project(tmp_path_factory.mktemp("killed"), smoke)
+    """A smoke study run under fire from one finished model: its folder, events of its jobs, all that Snakemake said."""
+    folder = copy_study(smoke, tmp_path_factory.mktemp("killed") / "study")
+    shutil.rmtree(folder / "results")
+    for part in kept(smoke):
+        shutil.copytree(part, folder / part.relative_to(smoke))
     killer = tmp_path_factory.mktemp("killer")
     program = KILLER.format(folder=str(killer), moments=MOMENTS, with_all=WITH_ALL, main_alone=MAIN_ALONE)
     (killer / "sitecustomize.py").write_text(program)
@@ -148,6 +155,11 @@ def killed(smoke, tmp_path_factory):
             calls.append(run(folder, killer, "--unlock"))
             calls.append(run(folder, killer))
     return folder, [tuple(line.split()) for line in (killer / "events").read_text().splitlines()], calls
+
+
+def kept(smoke):
+    """All that a finished study has of the finished model."""
+    return sorted(path for path in (smoke / "results").rglob(FINISHED) if path.is_dir())
 
 
 def of(events, kind):
@@ -199,17 +211,19 @@ def test_nothing_unfinished_is_left(killed):
     assert list(results.rglob(".part-*")) == []
     assert list((results / "running").rglob("*.json")) == []
     read = records.records(results).read
-    assert len(read) == len(of(killed[1], "finish"))
+    finished = [name for name in read if FINISHED in name.parts]
+    assert len(read) - len(finished) == len(of(killed[1], "finish"))
     for record in read.values():
         for output, digest in record["outputs"].items():
             assert records.digest(killed[0] / output) == digest, output
 
 
 def test_finished_jobs_are_not_done_again(killed):
-    """Verified, by the notes of the jobs themselves: each finished once, but for those that lived on without their
-    Snakemake or ended as it was killed, before it took note; each start that did not finish was one of the kills, or
-    stood beside one that took all jobs."""
+    """Verified, by the notes of the jobs themselves: none of the finished model began, and each other finished once, but
+    for those that lived on without their Snakemake or ended as it was killed, before it took note; each start that did
+    not finish was one of the kills, or stood beside one that took all jobs."""
     _, events, _ = killed
+    assert [job for _, _, job in events if FINISHED in job] == []
     starts, finishes, kills = of(events, "start"), of(events, "finish"), of(events, "kill")
     assert starts.keys() == finishes.keys()
     again = finishes - Counter(finishes.keys())
