@@ -304,12 +304,10 @@ def seed_files(experiment, name):
     ]
 
 
-def experiment_modules(experiment):
-    """The modules of an experiment, which its script imports by its name."""
-    return [
-        f"moemui.experiments.{experiment}",
-        f"moemui.experiments.measure.{experiment}",
-    ]
+def experiment_modules(experiment, *names):
+    """Modules of an experiment's folder, and the folder's own, which a script imports by the experiment's name."""
+    folder = f"moemui.experiments.{experiment}"
+    return [folder, *(f"{folder}.{name}" for name in names)]
 
 
 def given_to(experiment, seed):

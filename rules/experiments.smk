@@ -66,7 +66,8 @@ rule measure_experiment:
     params:
         given=lambda wildcards: given_to(wildcards.experiment, wildcards.seed),
         code=lambda wildcards: digest(
-            "measure_experiment", modules=experiment_modules(wildcards.experiment)
+            "measure_experiment",
+            modules=experiment_modules(wildcards.experiment, "measure"),
         ),
     script:
         "../scripts/measure_experiment.py"
@@ -95,7 +96,10 @@ rule experiment_decisions:
         **RESOURCES.analysis("experiment_decisions"),
     params:
         plan=lambda wildcards: EXPERIMENTS.plan(wildcards.experiment),
-        code=digest("judge_experiment"),
+        code=lambda wildcards: digest(
+            "judge_experiment",
+            modules=experiment_modules(wildcards.experiment, "effects"),
+        ),
     script:
         "../scripts/judge_experiment.py"
 

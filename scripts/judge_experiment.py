@@ -1,5 +1,6 @@
 """From measurements on all seeds to effects with intervals, and to what the rules decide."""
 
+from importlib import import_module
 from pathlib import Path
 
 from _fingerprint import fingerprint
@@ -18,22 +19,33 @@ def main(
     experiment: str,
     plan: dict,
 ) -> dict:
-    """parts: the tables of measurements, one a seed; records: of the runs that made them. plan: see `_experiments`."""
-    from moemui.experiments.catalog import EXPERIMENTS
-    from moemui.experiments.judging import judged
+    """parts: the tables of measurements, one a seed; records: of the runs that made them. plan: see `_experiments`.
+
+    The experiment's own modules are imported by its name, so that its code alone decides whether it is judged again.
+    """
+    from moemui.experiments.judging import Judgeable, judged
     from moemui.tables import experiments
     from moemui.tables import table as tables
 
     rules = fingerprint(plan["registered"])
     before = sum(read_record(path)["metrics"]["rules"] != rules for path in records)
     rows = tables.read(parts, experiments.MEASUREMENTS)
-    found = judged(experiment, EXPERIMENTS[experiment], rows, plan, runs_before_rule=before)
+    declared = import_module(f"moemui.experiments.{experiment}")
+    made = import_module(f"moemui.experiments.{experiment}.effects")
+    judgeable = Judgeable(declared.Settings, made.EFFECTS, made.effects)
+    found = judged(experiment, judgeable, rows, plan, runs_before_rule=before)
     tables.write(rows, measurements, experiments.MEASUREMENTS)
     tables.write(found.seeds, experiment_seeds, experiments.SEED_EFFECTS)
     tables.write(found.effects, experiment_effects, experiments.EFFECTS)
     tables.write(found.decisions, experiment_decisions, experiments.DECISIONS)
-    means = {row.effect: row.mean for row in found.effects.itertuples()}
-    return {"effects": means, "decisions": dict(found.decisions.set_index("hypothesis")["decision"])}
+    return {
+        "effects": {row.effect: row.mean for row in found.effects.itertuples()},
+        "seeds": {
+            effect: {str(row.seed): row.value for row in rows.itertuples()}
+            for effect, rows in found.seeds.groupby("effect", sort=False)
+        },
+        "decisions": dict(found.decisions.set_index("hypothesis")["decision"]),
+    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pandas as pd
 
 from moemui.experiments.judging import judged
 from moemui.experiments.measurements import Meaning, Measured
-from moemui.experiments.pictures import Picture
+from moemui.experiments.picture import Picture
 from moemui.report.experiments.plan import Plan
 from moemui.tables.experiments import DECISIONS, EFFECTS, MEASUREMENTS, SEED_EFFECTS
 

@@ -29,8 +29,12 @@ NOT_IMPORTED = {
     "pandas": {"pyarrow": "pandas reads and writes Parquet with it"},
     "transformers": {"accelerate": "transformers places weights on devices with it"},
 }
-# The one script that imports by a computed name, and where the modules lie that it means.
-COMPUTED, BY_NAME = SCRIPTS / "measure_experiment.py", SCRIPTS / "moemui/experiments"
+# The scripts that import by a computed name, and the modules that they mean.
+EXPERIMENTS = "moemui/experiments/*"
+COMPUTED = {
+    SCRIPTS / "measure_experiment.py": (f"{EXPERIMENTS}/__init__.py", f"{EXPERIMENTS}/measure.py"),
+    SCRIPTS / "judge_experiment.py": (f"{EXPERIMENTS}/__init__.py", f"{EXPERIMENTS}/effects.py"),
+}
 # Asked in a process of its own: reading the Snakefile changes sys.path and imports the workflow's modules.
 ASK = """
 import json, sys
@@ -75,11 +79,16 @@ def rules(config: str, folder: Path = ROOT) -> tuple[Rule, ...]:
 
 
 def _scripts(path: str | None) -> list[Path | None]:
-    """A rule's script, and the modules that it imports by a name made up as it runs."""
+    """A rule's script, and the modules that it imports by a computed name."""
     if path is None:
         return [None]
     script = SCRIPTS / Path(path).name
-    return [script, *(sorted(BY_NAME.rglob("[a-z]*.py")) if script == COMPUTED else [])]
+    return [script, *by_name(script)]
+
+
+def by_name(script: Path) -> list[Path]:
+    """The modules that a script imports by a name made up as it runs; none for most."""
+    return sorted(path for pattern in COMPUTED.get(script, ()) for path in SCRIPTS.glob(pattern))
 
 
 def environments() -> dict[str, set[Path]]:
@@ -187,7 +196,7 @@ def _read(path: Path) -> File:
             modules = [base, *(f"{base}.{alias.name}" for alias in node.names)]
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.Call) and _callee(node) in ("import_module", "__import__"):
-            if path == COMPUTED:
+            if path in COMPUTED:
                 continue
             if not (node.args and isinstance(node.args[0], ast.Constant)):
                 raise ValueError(f"{path}:{node.lineno} imports by a computed name; write the name out")

@@ -59,7 +59,7 @@ def test_the_configuration_page_names_every_key():
 
 
 # Folders whose modules are named after what each is about.
-ONE_FOR_EACH = ("tables", "figures", "findings", "experiments", "measure")
+ONE_FOR_EACH = ("tables", "figures", "findings", "experiments")
 
 
 def test_the_tree_of_the_readme_names_every_file():

@@ -25,7 +25,7 @@ def test_every_script_of_a_job_is_known():
     jobs = {path for path in scripts if re.search(r"(?<!\.)\brun\(main\b", path.read_text())}
     assert len(jobs) > 15
     known = set().union(*environments.environments().values())
-    by_name = set(environments.BY_NAME.rglob("*.py"))
+    by_name = {path for script in environments.COMPUTED for path in environments.by_name(script)}
     assert known - by_name == jobs
     assert known & by_name  # what a job imports by a computed name
 

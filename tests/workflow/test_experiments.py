@@ -103,7 +103,7 @@ def test_one_more_seed_trains_and_measures_that_seed(finished):
     assert "cohort" not in jobs  # it trains its own models
 
 
-def test_every_job_is_a_run_in_mlflow_with_its_effects(finished):
+def test_every_job_is_a_run_in_mlflow_with_its_numbers(finished):
     listed = json.loads((finished / "results/smoke/experiments/tracking.json").read_text())["records"]
     records = sorted((finished / "results/smoke/records/experiments").rglob("*.json"))
     names = {path.relative_to(finished).as_posix() for path in records} - {
@@ -111,31 +111,58 @@ def test_every_job_is_a_run_in_mlflow_with_its_effects(finished):
     }
     assert names == set(listed)
     client = MlflowClient(f"sqlite:///{finished}/results/mlflow/mlflow.db")
-    one = client.get_run(listed["results/smoke/records/experiments/turnover/seed-0.json"]["run_id"])
-    assert one.info.status == "FINISHED"
+    measured, judged = (
+        client.get_run(listed[f"results/smoke/records/experiments/turnover/{name}.json"]["run_id"])
+        for name in ("seed-0", "decisions")
+    )
+    assert {measured.info.status, judged.info.status} == {"FINISHED"}
+    rows = read(finished, "turnover", "measurements")
+    last = rows[(rows["seed"] == 0) & (rows["quantity"] == "union") & (rows["task"] == "") & (rows["part"] == "")]
+    assert measured.data.metrics["last.union"] == last.set_index("step")["value"][60]
+    seeds = read(finished, "turnover", "experiment_seeds").dropna(subset="value")
+    names = [f"seeds.{row.effect}.{row.seed}" for row in seeds.itertuples()]
+    assert len(names) > 3
+    assert [judged.data.metrics[name] for name in names] == seeds["value"].tolist()
     assert {f"effects.{effect}" for effect in EXPERIMENTS["turnover"].EFFECTS} <= {
-        *one.data.metrics, *(param.removeprefix("metric.") for param in one.data.params),
+        *judged.data.metrics, *(param.removeprefix("metric.") for param in judged.data.params),
     }  # fmt: skip
 
 
 def test_what_jobs_import_counts_in_their_digest(finished):
-    by_name = [path for path in (_code.SCRIPTS / "moemui/experiments").rglob("*.py") if path.stem in EXPERIMENTS]
+    by_name = {"measure_experiment.py": "*/measure.py", "judge_experiment.py": "*/effects.py"}
     for script, files in imported(finished).items():
-        roots = [_code.SCRIPTS / script, *(by_name if script == "measure_experiment.py" else [])]
+        folders = (_code.SCRIPTS / "moemui/experiments").glob(by_name[script]) if script in by_name else ()
+        roots = [_code.SCRIPTS / script, *(file for path in folders for file in (path, path.with_name("__init__.py")))]
         closure = set().union(*map(_code._closure, roots))
         assert files <= {path.relative_to(_code.SCRIPTS).as_posix() for path in closure}, script
 
 
-def test_a_changed_experiment_is_measured_again_and_no_other(finished):
-    file = finished / "scripts/moemui/experiments/measure/turnover.py"
-    before = file.read_text()
-    file.write_text(before + "\nCHANGED = True\n")
+@pytest.mark.parametrize(
+    ("modules", "measured", "judged"),
+    [
+        (["turnover/__init__.py"], 3, 1),
+        (["turnover/measure.py"], 3, 1),
+        (["causal_generalization/neuron_weights.py", "shared_load/measure.py"], 2, 2),
+        (["turnover/effects.py"], 0, 1),
+        (["turnover/pictures.py"], 0, 0),
+    ],
+)
+def test_a_change_in_an_experiments_folder_runs_what_depends_on_it_and_of_no_other(finished, modules, measured, judged):
+    """Of three seeds of turnover, one of the others; then the page and the runs in MLflow."""
+    folder = finished / "scripts/moemui/experiments"
+    before = {folder / module: (folder / module).read_text() for module in modules}
+    for file, text in before.items():
+        file.write_text(text + "\nCHANGED = True\n")
     try:
         jobs = planned(finished)
     finally:
-        file.write_text(before)
-    assert (jobs["measure_experiment"], jobs["experiment_decisions"]) == (3, 1)
-    assert "cohort" not in jobs
+        for file, text in before.items():
+            file.write_text(text)
+    again = {"measure_experiment": measured, "experiment_decisions": judged}
+    expected = {rule: count for rule, count in again.items() if count} | {"experiments_page": 1}
+    assert {rule: count for rule, count in jobs.items() if rule != "experiments"} == {
+        **expected, "experiments_tracking": 1,
+    }  # fmt: skip
 
 
 def test_another_rule_is_judged_without_measuring_and_says_that_it_came_after(finished):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from _study import StudyError
 from moemui.experiments.catalog import EXPERIMENTS
 
 READY = yaml.safe_load((Path(__file__).resolve().parents[2] / "config" / FILE).read_text())
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 TINY = tiny(READY)
 VALID = {
     "cohorts": {
@@ -95,6 +98,17 @@ def test_every_rule_speaks_of_effects_that_are_measured_and_every_setting_is_one
         module.Settings(**plan["settings"])
         spoken = {effect for h in plan["hypotheses"].values() for effect in (h["effect"], *h["needs"])}
         assert spoken <= set(module.EFFECTS)
+
+
+def test_judge_and_page_need_no_torch_and_the_configuration_no_numbers_either():
+    """The page takes all of the catalog, which has what the judge takes; every dry-run reads the configuration."""
+    for module, heavy in (
+        ("moemui.experiments.catalog", ["torch", "transformers"]),
+        ("_experiments", ["torch", "transformers", "numpy", "pandas"]),
+    ):
+        code = f"import sys, {module}; print(*(name for name in {heavy} if name in sys.modules))"
+        run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, check=True)
+        assert run.stdout.split() == [], module
 
 
 def test_all_experiments_have_five_seeds_or_say_why_not():

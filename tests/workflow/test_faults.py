@@ -32,9 +32,11 @@ MOMENTS = {
     "report": "write 20", "tracking": "record",
 }  # fmt: skip
 # Who else: Snakemake with all its jobs at once, as a closed terminal does, or its main process alone, without the job.
-WITH_ALL = {"contributions_synthetic_no_gate", "comparisons"}
+# None of these stages can run beside another of them, where a job that lives on would take nothing with it.
+WITH_ALL = {"contributions_synthetic_no_gate", "diagnostics"}
 MAIN_ALONE = {"model_experts"}
 FINISHED = "smoke-olmoe"
+PROMPTS = [f"results/smoke/task_data/{task}.jsonl" for task in ("sorting", "boolean", "facts")]
 CORES = 2
 # Run by Python as each process starts; only jobs of the workflow do anything in it. Every job notes its start and when
 # its record is about to appear.
@@ -148,12 +150,14 @@ def killed(smoke, tmp_path_factory):
     program = KILLER.format(folder=str(killer), moments=MOMENTS, with_all=WITH_ALL, main_alone=MAIN_ALONE)
     (killer / "sitecustomize.py").write_text(program)
     calls = []
-    while not calls or calls[-1][0] != 0:
-        assert len(calls) < 10, calls[-1][1][-3000:]
-        calls.append(run(folder, killer))
-        if "--unlock" in calls[-1][1]:
-            calls.append(run(folder, killer, "--unlock"))
-            calls.append(run(folder, killer))
+    # Prompts by themselves: planned together with them, the finished model's responses would be written again.
+    for targets in (PROMPTS, ["all"]):
+        calls.append(run(folder, killer, *targets))
+        while calls[-1][0] != 0:
+            assert len(calls) < 10, calls[-1][1][-3000:]
+            if "--unlock" in calls[-1][1]:
+                calls.append(run(folder, killer, "--unlock"))
+            calls.append(run(folder, killer, *targets))
     return folder, [tuple(line.split()) for line in (killer / "events").read_text().splitlines()], calls
 
 
@@ -219,9 +223,9 @@ def test_nothing_unfinished_is_left(killed):
 
 
 def test_finished_jobs_are_not_done_again(killed):
-    """Verified, by the notes of the jobs themselves: none of the finished model began, and each other finished once, but
-    for those that lived on without their Snakemake or ended as it was killed, before it took note; each start that did
-    not finish was one of the kills, or stood beside one that took all jobs."""
+    """Verified, by the notes of the jobs themselves: none of the finished model began, and each other finished once,
+    but for those that lived on without their Snakemake or ended as it was killed, before it took note; each start that
+    did not finish was one of the kills, or stood beside one that took all jobs."""
     _, events, _ = killed
     assert [job for _, _, job in events if FINISHED in job] == []
     starts, finishes, kills = of(events, "start"), of(events, "finish"), of(events, "kill")

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from moemui.experiments.hypotheses import FEWEST_SEEDS, Hypothesis, SeedMean, decide, over_seeds
 from moemui.experiments.measurements import Meaning
-from moemui.experiments.pictures import Picture
 from moemui.tables.experiments import DECISIONS, EFFECTS, SEED_EFFECTS
 
 
-class Experiment(Protocol):
-    """What a module of an experiment has."""
+@dataclass(frozen=True)
+class Judgeable:
+    """What an experiment declares, as far as it is judged by it.
 
-    Settings: type
-    QUANTITIES: Mapping[str, Meaning]
+    Settings: the class of its knobs. EFFECTS: what each effect is, by name. effects: of one seed's measurements and the
+    settings each effect's value, NaN where it is not defined, and a note that says why.
+    """
+
+    Settings: Callable[..., Any]
     EFFECTS: Mapping[str, Meaning]
-    PICTURES: tuple[Picture, ...]
-
-    def effects(self, measurements: pd.DataFrame, settings: Any) -> Mapping[str, tuple[float, str]]:
-        """Of one seed's measurements each effect's value, NaN where it is not defined, and a note that says why."""
+    effects: Callable[[pd.DataFrame, Any], Mapping[str, tuple[float, str]]]
 
 
 class Judged(NamedTuple):
@@ -35,7 +36,7 @@ class Judged(NamedTuple):
 
 
 def judged(
-    name: str, experiment: Experiment, measurements: pd.DataFrame, plan: Mapping[str, Any], *, runs_before_rule: int
+    name: str, experiment: Judgeable, measurements: pd.DataFrame, plan: Mapping[str, Any], *, runs_before_rule: int
 ) -> Judged:
     """From the measurements of all seeds to decisions.
 

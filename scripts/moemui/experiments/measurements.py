@@ -61,6 +61,19 @@ class Measured:
         return MEASUREMENTS.frame(self.rows)
 
 
+def at_last(measurements: pd.DataFrame) -> dict[str, float]:
+    """What each quantity of the whole model was when it was last measured on one seed, for a short look at a run.
+
+    By `quantity`, of a named arm by `quantity.arm`; of all tasks and parts together, so a quantity of single tasks or
+    parts alone is not in it, and neither is one whose last value is NaN. Empty for no such rows.
+    """
+    whole = measurements[(measurements["task"] == "") & (measurements["part"] == "")].sort_values("step", kind="stable")
+    last = whole.drop_duplicates(["quantity", "arm"], keep="last").dropna(subset="value")
+    last = last.sort_values(["quantity", "arm"])
+    names = last["quantity"] + ("." + last["arm"]).where(last["arm"] != "", "")
+    return dict(zip(names, last["value"].tolist(), strict=True))
+
+
 def series(measurements: pd.DataFrame, quantity: str, by: Sequence[str], **where: Any) -> pd.Series:
     """The values of a quantity where columns have certain values, indexed and ordered by other columns.
 

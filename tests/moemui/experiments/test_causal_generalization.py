@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from moemui.experiments.causal_generalization import ARMS, EFFECTS, PICTURES, QUANTITIES, Settings, effects
-from moemui.experiments.measure import causal_generalization as measuring
-from moemui.experiments.measure.causal_generalization import breadth, distinctness, measure
-from moemui.experiments.measure.probe import Reading
-from moemui.experiments.measure.setup import Cohort, Setup
+from moemui.experiments.causal_generalization import ARMS, QUANTITIES, Settings
+from moemui.experiments.causal_generalization import measure as measuring
+from moemui.experiments.causal_generalization.effects import EFFECTS, effects
+from moemui.experiments.causal_generalization.measure import breadth, distinctness, measure
+from moemui.experiments.causal_generalization.pictures import PICTURES
 from moemui.experiments.measurements import Measured, series
+from moemui.experiments.probe import Reading
+from moemui.experiments.setup import Cohort, Setup
 from moemui.geometry import Geometry, Layer
 from moemui.models.recipe import Recipe
 from moemui.models.training import Step, train

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from moemui.experiments import task_phases, turnover
-from moemui.experiments.measure import task_phases as measure_task_phases
-from moemui.experiments.measure import turnover as measure_turnover
-from moemui.experiments.measure.courses import course, disjoint_halves, only_cohort
-from moemui.experiments.measure.probe import Reading
-from moemui.experiments.measure.setup import Cohort, Setup
+from moemui.experiments.catalog import EXPERIMENTS
+from moemui.experiments.courses import course, disjoint_halves, only_cohort
 from moemui.experiments.measurements import series
+from moemui.experiments.probe import Reading
+from moemui.experiments.setup import Cohort, Setup
+from moemui.experiments.task_phases import measure as measure_task_phases
+from moemui.experiments.turnover import measure as measure_turnover
 from moemui.models.recipe import Recipe
 from moemui.models.training import train
 
@@ -70,17 +71,17 @@ def test_a_course_is_what_the_probe_says_of_each_step(setup):
 @pytest.mark.parametrize(
     ("experiment", "measuring", "settings"),
     [
-        (task_phases, measure_task_phases, task_phases.Settings(samples=SAMPLES, splits=2, resamples=30)),
-        (turnover, measure_turnover, turnover.Settings(splits=2)),
+        ("task_phases", measure_task_phases, task_phases.Settings(samples=SAMPLES, splits=2, resamples=30)),
+        ("turnover", measure_turnover, turnover.Settings(splits=2)),
     ],
 )
 def test_an_experiment_measures_all_that_it_names_and_twice_the_same(setup, experiment, measuring, settings):
     found = measuring.measure(setup, settings)
-    assert set(found["quantity"]) == set(experiment.QUANTITIES)
+    assert set(found["quantity"]) == set(EXPERIMENTS[experiment].QUANTITIES)
     shares = found.loc[found["unit"].isin(["share", "probability"]), ["quantity", "value"]].dropna()
     signed = shares["quantity"].str.contains("change|slope|turnover")
-    assert shares.loc[~signed, "value"].between(0, 1.0 + 1e-9).all() or experiment is turnover  # retained may pass 1
-    assert set(experiment.effects(found, settings)) == set(experiment.EFFECTS)
+    assert shares.loc[~signed, "value"].between(0, 1.0 + 1e-9).all() or experiment == "turnover"  # retained may pass 1
+    assert set(EXPERIMENTS[experiment].effects(found, settings)) == set(EXPERIMENTS[experiment].EFFECTS)
     assert found.equals(measuring.measure(setup, settings))
 
 

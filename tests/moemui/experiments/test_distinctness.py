@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moemui.experiments.measure import distinctness
+from moemui.experiments.shared_inhibition import distinctness
 
 RANDOM = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from made_up_experiments import BEFORE, EXPERIMENTS, REASON, made_up
 
 from moemui.experiments.hypotheses import Hypothesis, Region, over_seeds
 from moemui.experiments.measurements import Meaning, Measured
-from moemui.experiments.pictures import Picture
+from moemui.experiments.picture import Picture
 from moemui.report.experiments import wording
 from moemui.report.experiments.effects_figure import LEAST
 from moemui.report.experiments.figures import collect, of

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from moemui.experiments.judging import judged
-from moemui.experiments.measurements import Meaning, Measured, series
+from moemui.experiments.measurements import Meaning, Measured, at_last, series
 from moemui.tables.experiments import MEASUREMENTS
 from moemui.tables.table import conform
 
@@ -110,3 +110,19 @@ def test_a_decision_on_some_of_the_seeds_says_on_how_many():
     found = judged("made_up", made_up, rows, {**PLAN, "seeds": [0, 1, 2, 3]}, runs_before_rule=0)
     decision = found.decisions.set_index("hypothesis").loc["falls"]
     assert (decision["decision"], decision["note"]) == ("confirmed", "difference is known on 3 of 4 seeds")
+
+
+def test_what_was_measured_last_is_the_whole_models_own_last_value_of_each_arm():
+    quantities = {name: Meaning(name) for name in ("mui", "width", "lost", "by_task", "by_layer")}
+    measured = Measured("made_up", 0, quantities)
+    for step, value in ((50, 0.5), (100, 0.25), (0, 0.75)):
+        measured.add("mui", value, step=step)
+        measured.add("mui", value / 2, step=step, arm="shared_0")
+        measured.add("mui", 9, step=step, task="sorting")
+        measured.add("by_task", 9, step=step, task="sorting")
+        measured.add("by_layer", 9, step=step, part="L0")
+    measured.add("width", 2, arm="shared_0")  # once, at step 0
+    measured.add("lost", 1, step=50)
+    measured.add("lost", float("nan"), step=100, note="nothing was lost")
+    assert at_last(measured.frame()) == {"mui": 0.25, "mui.shared_0": 0.125, "width.shared_0": 2}
+    assert at_last(MEASUREMENTS.frame([])) == {}

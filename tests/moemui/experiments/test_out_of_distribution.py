@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from moemui.experiments.measure import out_of_distribution as measuring
-from moemui.experiments.measure.probe import Reading
-from moemui.experiments.measure.setup import Cohort, Setup
 from moemui.experiments.measurements import Measured
-from moemui.experiments.out_of_distribution import EFFECTS, QUANTITIES, Settings, effects, partial
+from moemui.experiments.out_of_distribution import QUANTITIES, Settings
+from moemui.experiments.out_of_distribution import measure as measuring
+from moemui.experiments.out_of_distribution.effects import EFFECTS, effects, partial
+from moemui.experiments.probe import Reading
+from moemui.experiments.setup import Cohort, Setup
 from moemui.models import synthetic_variants as variants
 from moemui.models.recipe import Recipe
 from moemui.models.training import train

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from moemui.experiments.measure.probe import Probe, Reading
-from moemui.experiments.measure.setup import Cohort
+from moemui.experiments.probe import Probe, Reading
+from moemui.experiments.setup import Cohort
 from moemui.key_neurons.selection import select
 from moemui.models import synthetic, training
 from moemui.models.recipe import Recipe

@@ -7,13 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from moemui.experiments.measure import distinctness
-from moemui.experiments.measure.probe import Reading
-from moemui.experiments.measure.setup import Cohort, Setup
-from moemui.experiments.measure.shared_inhibition import answer_states, expert_outputs, masking_effects, measure
-from moemui.experiments.measure.shared_load import other_examples
+from moemui.experiments.matched_families import other_examples
 from moemui.experiments.measurements import Measured, series
-from moemui.experiments.shared_inhibition import EFFECTS, QUANTITIES, Settings, effects, nearest
+from moemui.experiments.probe import Reading
+from moemui.experiments.setup import Cohort, Setup
+from moemui.experiments.shared_inhibition import QUANTITIES, Settings, distinctness
+from moemui.experiments.shared_inhibition.effects import EFFECTS, effects
+from moemui.experiments.shared_inhibition.measure import (
+    answer_states,
+    expert_outputs,
+    masking_effects,
+    measure,
+    nearest,
+)
 from moemui.models import training
 from moemui.models.recipe import Recipe
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from moemui.experiments import shared_load
-from moemui.experiments.measure.probe import Needed, Reading
-from moemui.experiments.measure.setup import Cohort, Setup
-from moemui.experiments.measure.shared_load import (
+from moemui.experiments.matched_families import check_families, other_examples
+from moemui.experiments.measurements import Measured, series
+from moemui.experiments.probe import Needed, Reading
+from moemui.experiments.setup import Cohort, Setup
+from moemui.experiments.shared_load import QUANTITIES, Settings
+from moemui.experiments.shared_load.effects import EFFECTS, effects
+from moemui.experiments.shared_load.measure import (
     Unweighted,
-    check_families,
+    matched_steps,
     measure,
-    other_examples,
     union_shared,
 )
-from moemui.experiments.measurements import Measured, series
-from moemui.experiments.shared_load import EFFECTS, QUANTITIES, Settings, effects, matched_steps
 from moemui.geometry import Geometry, Layer
 from moemui.key_neurons.key_sets import KeySets
 from moemui.models import synthetic, training

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import tiny_models
 from conformance import zoo
-from moemui.experiments.measure import surgery
-from moemui.experiments.measure.causal_generalization import key_and_control
-from moemui.experiments.measure.neuron_weights import groups
+from moemui.experiments.causal_generalization import surgery
+from moemui.experiments.causal_generalization.measure import key_and_control
+from moemui.experiments.causal_generalization.neuron_weights import groups
 from moemui.geometry import Geometry, Layer
 from moemui.scores.contributions import Options, Sample, Scorer
 from moemui.tap import families

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moemui.experiments.measure import task_phases as measuring
-from moemui.experiments.measure.courses import Point
-from moemui.experiments.measure.probe import Answers, Needed, Reading
-from moemui.experiments.measure.setup import Cohort, Setup
+from moemui.experiments.courses import Point
 from moemui.experiments.measurements import Measured, series
-from moemui.experiments.task_phases import EFFECTS, PHASES, QUANTITIES, Settings, effects, half_arm
+from moemui.experiments.probe import Answers, Needed, Reading
+from moemui.experiments.setup import Cohort, Setup
+from moemui.experiments.task_phases import PHASES, QUANTITIES, Settings, half_arm
+from moemui.experiments.task_phases import measure as measuring
+from moemui.experiments.task_phases.effects import EFFECTS, effects
 from moemui.geometry import Geometry, Layer
 from moemui.key_neurons.key_sets import KeySets
 from moemui.models.recipe import Recipe

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from moemui.experiments.measure import training_signal as measuring
-from moemui.experiments.measure.probe import Reading
-from moemui.experiments.measure.setup import Setup
-from moemui.experiments.measure.training_signal import Mixture, Signal, accumulating, cut, moved, shuffled, wanted
 from moemui.experiments.measurements import Measured, series
-from moemui.experiments.training_signal import ARMS, EFFECTS, QUANTITIES, Settings, effects
+from moemui.experiments.probe import Reading
+from moemui.experiments.setup import Setup
+from moemui.experiments.training_signal import ARMS, QUANTITIES, Settings
+from moemui.experiments.training_signal import measure as measuring
+from moemui.experiments.training_signal.effects import EFFECTS, effects
+from moemui.experiments.training_signal.measure import Mixture, Signal, accumulating, cut, moved, shuffled, wanted
 from moemui.models import synthetic, training
 
 TINY = {

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moemui.experiments.measure import turnover as measuring
-from moemui.experiments.measure.courses import Point
-from moemui.experiments.measure.probe import Answers, Needed, Reading
-from moemui.experiments.measure.setup import Cohort, Setup
-from moemui.experiments.measure.turnover import common, expected_common, similarity
+from moemui.experiments.courses import Point
 from moemui.experiments.measurements import Measured, series
-from moemui.experiments.turnover import EFFECTS, QUANTITIES, Settings, effects
+from moemui.experiments.probe import Answers, Needed, Reading
+from moemui.experiments.setup import Cohort, Setup
+from moemui.experiments.turnover import QUANTITIES, Settings
+from moemui.experiments.turnover import measure as measuring
+from moemui.experiments.turnover.effects import EFFECTS, effects
+from moemui.experiments.turnover.measure import common, expected_common, similarity
 from moemui.geometry import Geometry, Layer
 from moemui.key_neurons.key_sets import KeySets
 from moemui.models.recipe import Recipe

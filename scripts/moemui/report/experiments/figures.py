@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from moemui.experiments.pictures import Picture
+from moemui.experiments.picture import Picture
 from moemui.report.experiments import arms, course, effects_figure, picture_figure
 from moemui.report.experiments.picture_figure import Laid
 from moemui.report.experiments.plan import Plan, Shown

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from moemui.experiments.measurements import Meaning
-from moemui.experiments.pictures import Picture
+from moemui.experiments.picture import Picture
 from moemui.report.experiments import wording
 from moemui.report.experiments.plan import titled
 from moemui.report.experiments.rows import MEAN, across, kind, panel

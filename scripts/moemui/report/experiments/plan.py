@@ -11,17 +11,20 @@ from matplotlib.figure import Figure as Drawing
 
 from moemui.experiments.hypotheses import Hypothesis
 from moemui.experiments.measurements import Meaning
-from moemui.experiments.pictures import Picture
+from moemui.experiments.picture import Picture
 from moemui.report.figures.figure import Chart, Data, Words
 
 NAME = re.compile(r"[A-Za-z0-9_]+")  # names become anchors and files
 
 
 class Declared(Protocol):
-    """What the module of an experiment declares for its figures."""
+    """What an experiment declares for its figures."""
 
-    QUANTITIES: Mapping[str, Meaning]
-    PICTURES: tuple[Picture, ...]
+    @property
+    def QUANTITIES(self) -> Mapping[str, Meaning]: ...
+
+    @property
+    def PICTURES(self) -> tuple[Picture, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Plan:
 
     @classmethod
     def of(cls, name: str, plan: Mapping[str, Any], declared: Declared) -> Plan:
-        """From the plain values of the configuration and what the experiment's module declares.
+        """From the plain values of the configuration and what the experiment declares.
 
         plan: question, paper, outcome, controls, limits, seeds, settings, measure, cohorts, hypotheses by name.
         Raises ValueError for a rule that is none, as `Hypothesis`, or a name that can't be a file's.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from moemui.experiments.hypotheses import over_seeds
 from moemui.experiments.measurements import Meaning
-from moemui.experiments.pictures import Picture
+from moemui.experiments.picture import Picture
 from moemui.report.experiments.wording import SHARE
 from moemui.report.figures.figure import Data
 from moemui.report.views import NothingToShow

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from moemui.experiments.measure.probe import Probe
-from moemui.experiments.measure.setup import Setup
 from moemui.experiments.measurements import Measured
+from moemui.experiments.probe import Probe
+from moemui.experiments.setup import Setup
 from moemui.experiments.training_signal import ACCURACY, ARMS, MUI, PROGRESS, QUANTITIES, SHUFFLED, Settings
 from moemui.models import synthetic
 from moemui.models.synthetic import Draws, Example

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from moemui.experiments.measure.courses import course, disjoint_halves, only_cohort
-from moemui.experiments.measure.setup import Cohort, Setup
+from moemui.experiments.courses import course, disjoint_halves, only_cohort
 from moemui.experiments.measurements import Measured
+from moemui.experiments.setup import Cohort, Setup
 from moemui.experiments.turnover import BETWEEN, PER_STEPS, QUANTITIES, Settings
 from moemui.geometry import Geometry
 from moemui.models.training import one_thread

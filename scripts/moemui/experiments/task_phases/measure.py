@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moemui.experiments.measure.courses import Halves, Point, course, disjoint_halves, only_cohort
-from moemui.experiments.measure.setup import Cohort, Setup
+from moemui.experiments.courses import Halves, Point, course, disjoint_halves, only_cohort
 from moemui.experiments.measurements import Measured
+from moemui.experiments.setup import Cohort, Setup
 from moemui.experiments.task_phases import ANSWERS, FLAT, PHASES, QUANTITIES, TOKENS, Settings, half_arm
 from moemui.key_neurons.files import KeyNeurons, Samples
 from moemui.key_neurons.key_sets import KeySets

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from moemui.experiments.measure import distinctness
-from moemui.experiments.measure.probe import Needed, Probe
-from moemui.experiments.measure.setup import Cohort, Setup
-from moemui.experiments.measure.shared_load import check_families, other_examples
+from moemui.experiments.matched_families import check_families, other_examples
 from moemui.experiments.measurements import Measured
-from moemui.experiments.shared_inhibition import NAME, QUANTITIES, Settings, nearest
+from moemui.experiments.probe import Needed, Probe
+from moemui.experiments.setup import Cohort, Setup
+from moemui.experiments.shared_inhibition import NAME, QUANTITIES, Settings, distinctness
 from moemui.experts.key_experts import activity
 from moemui.experts.specialization import expected_information, mutual_information, selectivity
 from moemui.geometry import Geometry
@@ -22,6 +21,7 @@ from moemui.models.synthetic import Example
 from moemui.models.training import IGNORED, collate, encode, one_thread
 from moemui.tap.capture import Tap
 
+ROUNDING = 1e-9  # by which equal accuracies may differ
 Add = Callable[..., None]
 
 
@@ -74,6 +74,19 @@ def _cohort(setup: Setup, name: str) -> Cohort:
     if not any(cohort.steps):
         raise ValueError(f"cohort {name} kept no trained model; name steps above 0 among its save_steps")
     return cohort
+
+
+def nearest(accuracy: dict[str, dict[int, float]], window: float) -> dict[str, int]:
+    """Of two families, the steps whose accuracies lie nearest together: family → step; of equal pairs the latest.
+
+    accuracy: family → step → mean accuracy. Both lie at most `window` below the highest accuracy that both reach, the
+    lower of the two families' best; a family's best does, so there is always a pair.
+    """
+    (one, first), (other, second) = accuracy.items()
+    level = min(max(first.values()), max(second.values())) - window - ROUNDING
+    pairs = [(a, b) for a in first for b in second if first[a] >= level and second[b] >= level]
+    best = min(pairs, key=lambda pair: (round(abs(first[pair[0]] - second[pair[1]]), 9), -pair[0] - pair[1]))
+    return {one: best[0], other: best[1]}
 
 
 def _compare(add: Add, probe: Probe, examples: dict[str, list[Example]], settings: Settings, seed: int) -> None:

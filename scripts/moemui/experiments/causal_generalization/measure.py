@@ -22,12 +22,12 @@ from moemui.experiments.causal_generalization import (
     SHAM,
     UNTOUCHED,
     Settings,
+    surgery,
 )
-from moemui.experiments.measure import surgery
-from moemui.experiments.measure.probe import Probe
-from moemui.experiments.measure.setup import Cohort, Setup
-from moemui.experiments.measure.surgery import Operated
+from moemui.experiments.causal_generalization.surgery import Operated
 from moemui.experiments.measurements import Measured
+from moemui.experiments.probe import Probe
+from moemui.experiments.setup import Cohort, Setup
 from moemui.geometry import Geometry
 from moemui.key_neurons.selection import select
 from moemui.models import synthetic

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moemui.experiments.measure.probe import Probe, Reading
+from moemui.experiments.probe import Probe, Reading
 from moemui.models import synthetic
 from moemui.models.checkpoints import snapshot_name
 from moemui.models.recipe import Recipe

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from moemui.experiments.measure.neuron_weights import Group, groups
+from moemui.experiments.causal_generalization.neuron_weights import Group, groups
 from moemui.geometry import Geometry
 from moemui.tap import families
 from moemui.tap.families import UnsupportedModelError

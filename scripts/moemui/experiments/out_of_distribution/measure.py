@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from moemui.experiments.measure.setup import Setup
 from moemui.experiments.measurements import Measured
 from moemui.experiments.out_of_distribution import QUANTITIES, Settings
+from moemui.experiments.setup import Setup
 from moemui.models.synthetic_variants import IN_DISTRIBUTION, examples, kinds
 from moemui.models.training import one_thread
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moemui.experiments.measure.probe import Answers, Needed
-from moemui.experiments.measure.setup import Cohort, Setup
+from moemui.experiments.probe import Answers, Needed
+from moemui.experiments.setup import Cohort, Setup
 
 Halves = tuple[np.ndarray, np.ndarray]
 
