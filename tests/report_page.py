@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from browser import LONGEST
+from matplotlib.figure import Figure
+
+from moemui.report.figures.paper_style import STYLE
 
 WIDTHS = {"laptop": 1440, "phone": 390}
 HEIGHT = 1000
@@ -27,6 +32,14 @@ MARKS = """() => Object.fromEntries([...document.querySelectorAll("figure")].map
   }
   return [figure.id.replace("figure-", ""), found];
 }))"""
+
+
+def drawing(figure: Figure) -> str:
+    """A static figure as the page holds it, SVG; not the PDF beside it, which takes as long again."""
+    text = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
 
 
 @dataclass

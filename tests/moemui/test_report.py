@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from report_page import drawing
 
 from moemui.laws import published
 from moemui.report.figure_block import embedded, image
 from moemui.report.figures import FIGURES, collect
-from moemui.report.figures.paper_style import save
 from moemui.report.findings import findings
 from moemui.report.headline import headline
 from moemui.report.page import NEEDED, write_report
@@ -107,13 +107,11 @@ def write(path, tables, choice, **changes) -> Page:
 
 
 @pytest.fixture(scope="module")
-def drawn(untouched_tables, choice, tmp_path_factory) -> dict:
+def drawn(untouched_tables, choice) -> dict:
     """All figures that the made-up study has, and their drawings as text."""
-    folder = tmp_path_factory.mktemp("figures")
     shown, _ = collect(untouched_tables, choice)
-    for name, data in shown.items():
-        save(FIGURES[name].paper(data, choice), folder / f"{name}.svg")
-    return {"figures": shown, "drawings": {name: (folder / f"{name}.svg").read_text() for name in shown}}
+    drawings = {name: drawing(FIGURES[name].paper(data, choice)) for name, data in shown.items()}
+    return {"figures": shown, "drawings": drawings}
 
 
 def test_the_full_report_stands_alone(study_tables, choice, drawn, tmp_path):

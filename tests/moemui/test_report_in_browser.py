@@ -7,10 +7,9 @@ import re
 
 import pytest
 from browser import browser, keep  # noqa: F401
-from report_page import Report, opened
+from report_page import Report, drawing, opened
 
 from moemui.report.figures import FIGURES, collect
-from moemui.report.figures.paper_style import save
 from moemui.report.page import write_report
 
 MODELS = ("tiny-olmoe", "tiny-deepseek")
@@ -19,13 +18,12 @@ MODELS = ("tiny-olmoe", "tiny-deepseek")
 def written(folder, tables, choice):
     """The report of tables, in a folder."""
     shown, left_out = collect(tables, choice)
-    for name, data in shown.items():
-        save(FIGURES[name].paper(data, choice), folder / f"{name}.svg")
     write_report(
         folder / "report.html",
         study={"name": "made-up", "description": "Made up.", "settings": {}},
         tables=tables, figures=shown, left_out=left_out, choice=choice, provenance={},
-        drawings={name: (folder / f"{name}.svg").read_text() for name in shown}, files={}, made={}, drawn={},
+        drawings={name: drawing(FIGURES[name].paper(data, choice)) for name, data in shown.items()},
+        files={}, made={}, drawn={},
     )  # fmt: skip
     return folder / "report.html"
 

@@ -61,12 +61,12 @@ def examine(
     for options that are not allowed and for a repository or revision that the hub doesn't have, FullDiskError where
     not even one sample's scores have room.
     """
-    from moemui.scores.contributions import Options
-
     if dtype not in checkpoints.DTYPES:
         raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(checkpoints.DTYPES)}")
-    scoring = Options.from_mapping({**(options or {}), "largest_threshold": max(thresholds)})
     named = _find(model, gguf)
+    from moemui.scores.contributions import Options  # seconds, for which a slip of the pen need not wait
+
+    scoring = Options.from_mapping({**(options or {}), "largest_threshold": max(thresholds)})
     entry = {"revision": revision} if named.kind == "hub" else {}
     where = named.config or checkpoints.configuration(named.source, entry)
     visit = _Visit(Examination(model=model, kind=named.kind, dtype=dtype), trust_remote_code)
