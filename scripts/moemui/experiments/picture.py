@@ -17,6 +17,7 @@ class Picture:
     x: the column of the points of `arms`: arm, task or part. series: the column with a colour for each value: arm, task
     or part; "" for one colour. panel: the column whose values have a panel each, where there is one quantity; "" for
     none. labels: what values of series, x and panel are called on the page, where it isn't the value itself.
+    one_scale: whether all panels go over one vertical axis, so that several quantities of one unit compare by eye.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Picture:
     panel: str = ""
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    one_scale: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

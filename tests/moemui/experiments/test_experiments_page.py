@@ -9,15 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from made_up_experiments import BEFORE, EXPERIMENTS, REASON, made_up
+from matplotlib.figure import Figure
 
 from moemui.experiments.hypotheses import Hypothesis, Region, over_seeds
 from moemui.experiments.measurements import Meaning, Measured
 from moemui.experiments.picture import Picture
 from moemui.report.experiments import wording
+from moemui.report.experiments.arms import draw
 from moemui.report.experiments.effects_figure import LEAST
 from moemui.report.experiments.figures import collect, of
 from moemui.report.experiments.page import write_page
-from moemui.report.experiments.picture_figure import looks
+from moemui.report.experiments.picture_figure import Laid, looks
 from moemui.report.experiments.plan import Plan
 from moemui.report.experiments.rows import rows
 from moemui.report.figures.page_style import MOST_TOLD
@@ -309,6 +311,42 @@ def test_a_picture_that_says_too_little_is_refused(study):
             measurements,
             plans[0].quantities,
         )
+
+
+def test_one_scale_is_for_all_panels_and_takes_one_unit(study):
+    plans, tables = study
+    measurements = of(plans[0], tables)["measurements"]
+    own, one = (
+        Picture("both", "Both", "Both.", "course", ("accuracy", "mui"), series="task", one_scale=one)
+        for one in (False, True)
+    )
+    data, _ = rows(one, measurements, plans[0].quantities)
+    assert Laid(own, data).domain("accuracy") != Laid(own, data).domain("mui")
+    assert Laid(one, data).domain("accuracy") == Laid(one, data).domain("mui")
+    shown = data["seeds"]["value"]
+    low, high = Laid(one, data).domain("mui")
+    assert low <= shown.min() < shown.max() <= high
+    steps = {**plans[0].quantities, "mui": Meaning("the step at which it turns", "steps")}
+    with pytest.raises(ValueError, match="both: one_scale with quantities in share, steps; their units are the same"):
+        rows(one, measurements, steps)
+
+
+def test_names_along_a_panel_are_broken_between_words_alone():
+    """Six names of which each has room for seven letters: longer ones are turned, not cut."""
+
+    def ticks(names):
+        found = Measured("x", 0, {"q": Meaning("a number")})
+        for name in names:
+            found.add("q", 1.0, task=name)
+        data, _ = rows(Picture("p", "P", "P.", "arms", ("q",), x="task"), found.frame(), found.quantities)
+        axes = Figure().subplots()
+        draw(axes, Laid(Picture("p", "P", "P.", "arms", ("q",), x="task"), data), "")
+        return [(tick.get_text(), tick.get_rotation()) for tick in axes.get_xticklabels()]
+
+    long = ["sorting", "boolean", "counting", "reversal", "brackets", "facts"]
+    assert ticks(long) == [(name, 35) for name in long]
+    assert ticks(["sorting", "no facts", "a b c"]) == [("sorting", 0), ("no facts", 0), ("a b c", 0)]
+    assert ticks(["random neurons doubled", "untouched", "places"])[0] == ("random neurons\ndoubled", 0)
 
 
 def test_where_keeps_its_rows_and_their_order(study):

@@ -34,5 +34,6 @@ PICTURES = (
         "arms",
         ("start", "mui_change_step", "accuracy_change_step"),
         x="task",
+        one_scale=True,
     ),
 )

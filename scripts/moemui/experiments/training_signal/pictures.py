@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from moemui.experiments.picture import Picture
+from moemui.experiments.training_signal import ACCURACY, MUI, PROGRESS
 
+GUIDED = {ACCURACY: "accuracy-guided", PROGRESS: "progress-guided", MUI: "MUI-guided"}
 PICTURES = (
     Picture(
         "training_signal_accuracy",
@@ -13,7 +15,7 @@ PICTURES = (
         ("accuracy",),
         series="arm",
         panel="task",
-        labels={"": "mean over tasks"},
+        labels={"": "mean over tasks", **GUIDED},
     ),
     Picture(
         "training_signal_weights",
@@ -23,5 +25,6 @@ PICTURES = (
         ("weight",),
         series="arm",
         panel="task",
+        labels=GUIDED,
     ),
 )

@@ -20,6 +20,7 @@ PICTURES = (
             "similar_next": "one task, checkpoint before",
             "similar_other": "two tasks, one checkpoint",
         },
+        one_scale=True,
     ),
     Picture(
         "turnover",

@@ -92,10 +92,13 @@ def view(laid: Laid, value: str) -> dict[str, Any]:
 
 
 def _lines(laid: Laid) -> dict[str, list[str]]:
-    """The names along a panel, broken into lines where they then stand beside each other on a phone; else turned."""
+    """The names along a panel, broken between words where they then stand beside each other on a phone; else turned."""
     names = laid.labels(laid.across)
-    broken = {value: textwrap.wrap(name, max(7, LETTERS // len(names))) or [""] for value, name in names.items()}
-    upright = len(names) * 7 <= LETTERS and max(map(len, broken.values())) <= MOST_LINES
+    width = max(7, LETTERS // len(names))
+    broken = {value: textwrap.wrap(name, width, break_long_words=False) or [""] for value, name in names.items()}
+    upright = len(names) * 7 <= LETTERS and all(
+        len(lines) <= MOST_LINES and max(map(len, lines)) <= width for lines in broken.values()
+    )
     return broken if upright else {value: [name] for value, name in names.items()}
 
 

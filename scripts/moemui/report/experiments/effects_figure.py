@@ -203,7 +203,10 @@ def _panel(axes: Axes, own: Data) -> None:
                 axes.axvline(row[end], color=look.colour, linestyle=(0, (4, 2)), linewidth=0.8)
         words = f"{SYMBOLS[row['region']]} {row['region']}"
         height = 2.05 if _apart(own["regions"]) else 2.35 if row["region"] == CONFIRMED else 1.8
-        axes.text((row["drawn_from"] + row["drawn_to"]) / 2, height, words, ha="center", va="center", fontsize=6)
+        middle = (row["drawn_from"] + row["drawn_to"]) / 2
+        # On a ground of its own, for the line of no effect may go through it.
+        ground = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6}
+        axes.text(middle, height, words, ha="center", va="center", fontsize=6, bbox=ground)
         axes.set_xlim(row["panel_from"], row["panel_to"])
     axes.axvline(0, color="black", linewidth=0.6)
     axes.plot(own["seeds"]["value"], [0] * len(own["seeds"]), "o", color="black", markerfacecolor="none", markersize=3)

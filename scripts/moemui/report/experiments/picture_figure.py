@@ -100,8 +100,8 @@ class Laid:
         return f"{name} ({unit})" if unit else name
 
     def domain(self, value: str) -> list[float]:
-        """The ends of a panel's vertical axis, the same in all panels of one quantity."""
-        shown = self.own(value) if self.panel == "quantity" else self.data
+        """The ends of a panel's vertical axis, the same in all panels of one quantity, or of one scale."""
+        shown = self.own(value) if self.panel == "quantity" and not self.picture.one_scale else self.data
         return page_style.spanned(*(shown["means"][name] for name in MEAN), shown["seeds"]["value"])
 
     def crosses(self, value: str) -> bool:

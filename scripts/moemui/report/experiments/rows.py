@@ -39,14 +39,19 @@ def rows(picture: Picture, measurements: pd.DataFrame, quantities: Mapping[str, 
     """`means` over seeds and `seeds`, rows of one quantity together, in the order of the measurements; and a sentence
     about steps that differ and values that are missing, "" for none.
 
-    Raises NothingToShow where no value is known. Raises ValueError for an unknown quantity, or where a seed has several
-    values at a point, since then the picture says too little about which is meant.
+    Raises NothingToShow where no value is known. Raises ValueError for an unknown quantity, several units on one scale,
+    or where a seed has several values at a point, since then the picture says too little about which is meant.
     """
     for quantity in picture.quantities:
         if quantity not in quantities:
             raise ValueError(
                 f"picture {picture.name}: there is no quantity {quantity!r}; there are {', '.join(quantities)}"
             )
+    units = {quantities[quantity].unit for quantity in picture.quantities}
+    if picture.one_scale and len(units) > 1:
+        raise ValueError(
+            f"picture {picture.name}: one_scale with quantities in {', '.join(sorted(units))}; their units are the same"
+        )
     own = measurements[measurements["quantity"].isin(picture.quantities)]
     for column, values in picture.where.items():
         if column not in MEASUREMENTS.names:
