@@ -123,6 +123,8 @@ def _files(name: str) -> Iterator[Path]:
         for candidate in (place.with_suffix(".py"), place / "__init__.py"):
             if candidate.is_file():
                 yield candidate
+        if not place.is_dir():  # what follows is a name in the module, or nothing of ours
+            return
 
 
 def _written(node: Any) -> str:
